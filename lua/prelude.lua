@@ -1,0 +1,202 @@
+-- Put in by the loader after the first line of every transition of a sale.
+--
+-- A script opens the *book* of a sale, changes it in memory, and commits once. Nothing is written before `commit`, so an
+-- error on the way (a broken invariant, a bad argument) leaves Redis as it was: Lua in Redis does not roll back.
+--
+-- KEYS, the same eight for every transition, one slot:
+--   1 sale hash       epoch, seq, settings, clock
+--   2 free hash       sku -> units nobody holds
+--   3 live hash       sku -> units of reservations held or paying
+--   4 holds hash      reservation key -> state|deadlineMs|reference|lines|customer
+--   5 due zset        reservation key -> deadline on the sale's clock, ms; held ones only
+--   6 paying zset     reservation key -> since when, Redis clock, ms
+--   7 customers hash  customer -> units|reservation keys, newest last
+--   8 journal stream  one entry per call: v, e(poch), s(eq), t(ime ms), b(ody: reservation key|hold, a line each)
+-- ARGV, the first three of every transition:
+--   1 epoch           the caller's; another one answers STALE_EPOCH
+--   2 seqMin          highest sequence number the caller has seen; a lower one in Redis answers STALE_EPOCH
+--   3 notAfterMs      Redis clock; a call that arrives later answers LATE and does nothing; 0 = no limit
+--
+-- The sale's clock is Redis' clock less the time the sale stood still (`shift`), so pausing payments or extending all
+-- holds moves one number instead of every deadline.
+
+local KEYS_OF_CUSTOMER_MAX = 50
+
+local function broken(what) error({ err = 'BROKEN ' .. what }) end
+
+local function digits(s, what)
+  if not s or not string.find(s, '^%d+$') or #s > 15 then broken(what .. ' is not a whole number') end
+  return tonumber(s)
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function hold_pack(h) return h.state .. '|' .. string.format('%d', h.deadline) .. '|' .. h.ref .. '|' .. h.lines .. '|' .. h.customer end
+
+local function hold_parse(packed)
+  local state, deadline, ref, lines, customer = string.match(packed, '^(%a)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+  if not state then broken('hold cannot be read') end
+  return { state = state, deadline = tonumber(deadline), ref = ref, lines = lines, customer = customer }
+end
+
+-- Calls f(sku, quantity) for each line of 'sku:quantity,sku:quantity'; returns the units in all.
+local function each_line(lines, f)
+  local units = 0
+  for sku, quantity in string.gmatch(lines, '([^:,]+):(%d+)') do
+    local n = tonumber(quantity)
+    units = units + n
+    if f then f(sku, n) end
+  end
+  return units
+end
+
+-- The book, or nil and the refusal to answer.
+local function open_book(writes)
+  local s = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'fenced', 'shift', 'pausedAt', 'opensAt', 'closesAt', 'holdMs', 'limit', 'reserving')
+  if not s[1] or s[1] ~= ARGV[1] or s[3] == '1' or not s[2] or tonumber(s[2]) < tonumber(ARGV[2]) then
+    return nil, { 'STALE_EPOCH', s[1] or '', s[2] or '' }
+  end
+  local now = now_ms()
+  local late = digits(ARGV[3], 'notAfterMs')
+  if writes and late > 0 and now > late then return nil, { 'LATE', string.format('%d', now) } end
+  local shift, paused = digits(s[4], 'shift'), digits(s[5], 'pausedAt')
+  return {
+    epoch = s[1], seq = tonumber(s[2]), now = now, shift = shift, paused = paused,
+    clock = (paused > 0 and paused or now) - shift,
+    opens = digits(s[6], 'opensAt'), closes = digits(s[7], 'closesAt'), hold_ms = digits(s[8], 'holdMs'),
+    limit = digits(s[9], 'limit'), reserving = s[10] == '1',
+    free = {}, live = {}, holds = {}, customers = {}, journal = {}, changed = {}, dirty = false,
+  }
+end
+
+-- Units of `sku`: free or live. A missing field is unknown, never 0.
+local function units_of(book, which, sku)
+  local n = book[which][sku]
+  if not n then
+    n = redis.call('HGET', which == 'free' and KEYS[2] or KEYS[3], sku)
+    if not n then return nil end
+    n = digits(n, which .. ' of an item')
+    book[which][sku] = n
+  end
+  return n
+end
+
+local function add_units(book, which, sku, n)
+  local have = units_of(book, which, sku)
+  if not have then broken(which .. ' of an item is missing') end
+  if have + n < 0 then broken(which .. ' of an item would be negative') end
+  book[which][sku] = have + n
+  book.dirty = true
+end
+
+local function hold_of(book, key)
+  local h = book.holds[key]
+  if h then return h end
+  local packed = redis.call('HGET', KEYS[4], key)
+  if not packed then return nil end
+  h = hold_parse(packed)
+  book.holds[key] = h
+  return h
+end
+
+-- Writes down that the hold is as it is now; `commit` stores it and moves it between the clocks.
+local function record(book, key, h)
+  book.holds[key] = h
+  book.changed[key] = true
+  book.journal[#book.journal + 1] = key .. '|' .. hold_pack(h)
+end
+
+local function customer_of(book, customer)
+  local c = book.customers[customer]
+  if c then return c end
+  c = { units = 0, keys = '' }
+  local packed = redis.call('HGET', KEYS[7], customer)
+  if packed then
+    local units, keys = string.match(packed, '^(%d+)|(.*)$')
+    c.units, c.keys = digits(units, 'units of a customer'), keys
+  end
+  book.customers[customer] = c
+  return c
+end
+
+local function add_customer_units(book, customer, n)
+  local c = customer_of(book, customer)
+  if c.units + n < 0 then broken('units of a customer would be negative') end
+  c.units, c.dirty = c.units + n, true
+end
+
+-- held or paying -> released ('r') or expired ('x'): the units are free again.
+local function give_back(book, key, h, state)
+  local units = each_line(h.lines, function(sku, n)
+    add_units(book, 'live', sku, -n)
+    add_units(book, 'free', sku, n)
+  end)
+  add_customer_units(book, h.customer, -units)
+  h.state = state
+  record(book, key, h)
+end
+
+-- Gives back at most `max` holds whose time is over, oldest first. Nothing falls due while the clock stands.
+local function sweep(book, max)
+  if book.paused > 0 then return 0 end
+  local due = redis.call('ZRANGE', KEYS[5], '-inf', string.format('%d', book.clock), 'BYSCORE', 'LIMIT', 0, max)
+  local n = 0
+  for _, key in ipairs(due) do
+    local h = hold_of(book, key)
+    if not h then broken('a due hold is missing') end
+    if h.state == 'h' and h.deadline <= book.clock then
+      give_back(book, key, h, 'x')
+      n = n + 1
+    end
+  end
+  return n
+end
+
+local function flat(map, value)
+  local out = {}
+  for k, v in pairs(map) do
+    local x = value(v, k)
+    if x then out[#out + 1] = k; out[#out + 1] = x end
+  end
+  return out
+end
+
+-- Stores everything that changed, raises the sequence number, writes one journal entry, tells who waits. Returns the number.
+local function commit(book)
+  if #book.journal == 0 and not book.dirty then return book.seq end
+  local whole = function(n) return string.format('%d', n) end
+  book.seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+  local free, live = flat(book.free, whole), flat(book.live, whole)
+  if #free > 0 then redis.call('HSET', KEYS[2], unpack(free)) end
+  if #live > 0 then redis.call('HSET', KEYS[3], unpack(live)) end
+  local customers = flat(book.customers, function(c) return c.dirty and c.units .. '|' .. c.keys end)
+  if #customers > 0 then redis.call('HSET', KEYS[7], unpack(customers)) end
+  local holds, due, due_not, paying, paying_not, changed = {}, {}, {}, {}, {}, {}
+  for key in pairs(book.changed) do
+    local h = book.holds[key]
+    holds[#holds + 1] = key; holds[#holds + 1] = hold_pack(h)
+    changed[#changed + 1] = key
+    if h.state == 'h' then due[#due + 1] = whole(h.deadline); due[#due + 1] = key else due_not[#due_not + 1] = key end
+    if h.state == 'p' then paying[#paying + 1] = whole(book.now); paying[#paying + 1] = key elseif h.was_paying then paying_not[#paying_not + 1] = key end
+  end
+  if #holds > 0 then redis.call('HSET', KEYS[4], unpack(holds)) end
+  if #due > 0 then redis.call('ZADD', KEYS[5], unpack(due)) end
+  if #due_not > 0 then redis.call('ZREM', KEYS[5], unpack(due_not)) end
+  if #paying > 0 then redis.call('ZADD', KEYS[6], unpack(paying)) end
+  if #paying_not > 0 then redis.call('ZREM', KEYS[6], unpack(paying_not)) end
+  if #book.journal > 0 then
+    redis.call('XADD', KEYS[8], '*', 'v', '1', 'e', book.epoch, 's', book.seq, 't', whole(book.now), 'b', table.concat(book.journal, '\n'))
+  end
+  if book.tell and #changed > 0 then redis.call('PUBLISH', 'fb:changes', table.concat(changed, ',')) end
+  return book.seq
+end
+
+-- How every answer begins: the outcome word, Redis' clock, the sequence number, the sale's clock settings.
+local function answer(book, results)
+  local out = { 'OK', string.format('%d', book.now), string.format('%d', book.seq), string.format('%d', book.shift), string.format('%d', book.paused) }
+  for _, r in ipairs(results) do out[#out + 1] = r end
+  return out
+end

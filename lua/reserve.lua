@@ -1,0 +1,80 @@
+#!lua
+-- reserve: takes all lines of each request or none, and starts the hold's clock.
+-- Guarantee: one reservation key is granted at most once, whatever is repeated; a repeat is answered before any refusal.
+-- KEYS  the sale's eight (prelude)
+-- ARGV  1-3 (prelude); 4 sweepMax holds given back when stock is short; then for each request:
+--       key, customer, lines 'sku:quantity,...' in order of sku
+-- Per request:
+--   HELD|deadlineMs               granted, deadline on the sale's clock
+--   REPLAYED|hold                 the same key and lines: the hold as it is now
+--   MISMATCH                      the same key with other lines
+--   NOT_OPEN | CLOSED | PAUSED    by Redis' clock, by the operator
+--   LIMIT|units                   the customer's units would pass the limit
+--   SHORT|nextDueMs|sku:free:live,...  some line is short; nextDueMs on the sale's clock, 0 when nothing is due
+local book, refusal = open_book(true)
+if not book then return refusal end
+local sweep_max = digits(ARGV[4], 'sweepMax')
+local swept = false
+
+local function short(lines)
+  local found = false
+  each_line(lines, function(sku, n)
+    local have = units_of(book, 'free', sku)
+    if not have then broken('free of an item is missing') end
+    if have < n then found = true end
+  end)
+  return found
+end
+
+local function short_answer(lines)
+  local parts = {}
+  each_line(lines, function(sku)
+    parts[#parts + 1] = sku .. ':' .. string.format('%d', units_of(book, 'free', sku)) .. ':' .. string.format('%d', units_of(book, 'live', sku) or 0)
+  end)
+  local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
+  return 'SHORT|' .. (next_due[2] or '0') .. '|' .. table.concat(parts, ',')
+end
+
+-- Before a customer is refused for what they hold: what is past its time does not count.
+local function expire_own(c)
+  if book.paused > 0 then return end
+  for key in string.gmatch(c.keys, '[^,]+') do
+    local h = hold_of(book, key)
+    if h and h.state == 'h' and h.deadline <= book.clock then give_back(book, key, h, 'x') end
+  end
+end
+
+local function reserve(key, customer, lines)
+  local h = hold_of(book, key)
+  if h then
+    if h.customer ~= customer or h.lines ~= lines then return 'MISMATCH' end
+    if h.state == 'h' and h.deadline <= book.clock and book.paused == 0 then give_back(book, key, h, 'x') end
+    return 'REPLAYED|' .. hold_pack(h)
+  end
+  if book.now < book.opens then return 'NOT_OPEN' end
+  if book.now >= book.closes then return 'CLOSED' end
+  if not book.reserving then return 'PAUSED' end
+  local units = each_line(lines)
+  if units < 1 then broken('a request without units') end
+  local c = customer_of(book, customer)
+  if c.units + units > book.limit then expire_own(c) end
+  if c.units + units > book.limit then return 'LIMIT|' .. string.format('%d', c.units) end
+  if short(lines) and not swept then sweep(book, sweep_max); swept = true end
+  if short(lines) then return short_answer(lines) end
+  each_line(lines, function(sku, n)
+    add_units(book, 'free', sku, -n)
+    add_units(book, 'live', sku, n)
+  end)
+  add_customer_units(book, customer, units)
+  c.keys = c.keys == '' and key or c.keys .. ',' .. key
+  local _, commas = string.gsub(c.keys, ',', '')
+  if commas >= KEYS_OF_CUSTOMER_MAX then c.keys = string.gsub(c.keys, '^[^,]*,', '', 1) end
+  h = { state = 'h', deadline = book.clock + book.hold_ms, ref = '', lines = lines, customer = customer }
+  record(book, key, h)
+  return 'HELD|' .. string.format('%d', h.deadline)
+end
+
+local results = {}
+for i = 5, #ARGV, 3 do results[#results + 1] = reserve(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+commit(book)
+return answer(book, results)

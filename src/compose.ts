@@ -1,0 +1,132 @@
+/** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+import { EventEmitter } from "node:events";
+import { eq } from "drizzle-orm";
+import { nanoid } from "nanoid";
+import type { Logger } from "pino";
+import { connectChanges } from "./changes.ts";
+import { type Config, ConfigError } from "./config.ts";
+import type { Context } from "./context.ts";
+import { connectPostgres, type Db, migrate } from "./db.ts";
+import { type Gate, makeGate } from "./gate.ts";
+import { codGateway } from "./gateways/cod.ts";
+import type { Gateway } from "./gateways/port.ts";
+import { sandboxGateway } from "./gateways/sandbox.ts";
+import { makeApp } from "./http.ts";
+import { makeIds } from "./ids.ts";
+import type { Mailbox } from "./local/mailbox.ts";
+import { makeMetrics } from "./metrics.ts";
+import { type Mailer, smtpMailer } from "./notify/mail.ts";
+import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
+import { rebuilder } from "./recover/rebuild.ts";
+import { connectRedis } from "./redis.ts";
+import { makeSales } from "./sales.ts";
+import { gates as gateTable, secrets } from "./schema.ts";
+import { makeScripts } from "./scripts.ts";
+import { runWorkers, watchSales } from "./workers.ts";
+
+export interface Service {
+  ctx: Context;
+  app: ReturnType<typeof makeApp>["app"];
+  specs: ReturnType<typeof makeApp>["specs"];
+  /** Begins the loops of this role. */
+  start(): void;
+  /** Not ready any more, waiting answers end, loops take no new work. What is under way goes on. */
+  drain(): void;
+  /** Drains, lets what runs come to rest, closes every client. Safe twice. */
+  close(): Promise<void>;
+}
+
+/** A secret that all instances share: the first to write it wins. */
+async function sharedSecret(db: Db, name: string): Promise<string> {
+  await db
+    .insert(secrets)
+    .values({ name, value: nanoid(43) })
+    .onConflictDoNothing();
+  const [row] = await db.select().from(secrets).where(eq(secrets.name, name));
+  return (row as { value: string }).value;
+}
+
+function makeGateways(config: Config): Map<string, Gateway> {
+  const made = config.gateways.map((name): Gateway => {
+    if (name === "cod") return codGateway;
+    if (!config.sandboxGatewayUrl) throw new ConfigError("SANDBOX_GATEWAY_URL is not set, and GATEWAYS names sandbox: set it, or take sandbox out.");
+    return sandboxGateway(config.sandboxGatewayUrl, config.gatewayTimeoutMs);
+  });
+  return new Map(made.map((g) => [g.name, g]));
+}
+
+async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>, scripts: Context["scripts"]): Promise<Map<string, Gate>> {
+  const made = new Map<string, Gate>();
+  for (const g of gateways.values()) {
+    const fresh = (await db.insert(gateTable).values({ gateway: g.name }).onConflictDoNothing().returning()).length > 0;
+    const { gatewayLeaseMs: leaseMs, gatewayTimeoutMs: timeoutMs, gatewayOverrunMs: overrunMs } = config;
+    if (g.needsPermits)
+      made.set(g.name, makeGate(scripts, { gateway: g.name, limit: config.gatewayInFlightMax(g.name), leaseMs, timeoutMs, overrunMs, fresh }));
+  }
+  return made;
+}
+
+export async function compose(config: Config, log: Logger, local: { mailbox: Mailbox | null } = { mailbox: null }): Promise<Service> {
+  if (!config.redisUrls || !config.databaseUrl) throw new ConfigError("REDIS_URL and DATABASE_URL must both be set.");
+  if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");
+  const gateways = makeGateways(config);
+  await migrate(config.databaseUrl);
+  const postgres = connectPostgres(config.databaseUrl);
+  const redis = connectRedis(config.redisUrls, log);
+  const changes = connectChanges(config.redisUrls, log);
+  const drain = new AbortController();
+  const { db } = postgres;
+  const scripts = makeScripts(redis);
+  const sales = makeSales(db, redis, log);
+  const ids = makeIds(await sharedSecret(db, "reservation-ids"));
+  const gates = await makeGates(config, db, gateways, scripts);
+  const work = new EventEmitter().setMaxListeners(0);
+  const ctx: Context = {
+    config,
+    log,
+    db,
+    redis,
+    scripts,
+    sales,
+    ids,
+    gateways,
+    gates,
+    changes,
+    metrics: makeMetrics(),
+    work,
+    mailbox: local.mailbox,
+    draining: drain.signal,
+  };
+  const rebuild = rebuilder(ctx);
+  sales.onStale(async (saleId, why) => {
+    log.warn({ saleId, why }, "the sale in Redis is not the one Postgres knows; rebuilding");
+    await rebuild(saleId);
+  });
+  const mailer: Mailer | null = config.smtpUrl ? smtpMailer(config.smtpUrl, config.mailFrom, MAIL_CONNECTIONS_MAX) : null;
+  if (!mailer && config.role !== "api") log.warn("SMTP_URL is not set: mails wait in the outbox");
+
+  const { app, specs } = makeApp(ctx);
+  const loops: Array<Promise<unknown>> = [];
+  let closing: Promise<void> | undefined;
+  return {
+    ctx,
+    app,
+    specs,
+    start() {
+      loops.push(watchSales(ctx, drain.signal));
+      if (config.role !== "api") loops.push(runWorkers(ctx, mailer, drain.signal));
+    },
+    drain: () => drain.abort(),
+    close() {
+      closing ??= (async () => {
+        drain.abort();
+        await Promise.allSettled(loops);
+        mailer?.close();
+        changes.close();
+        await redis.close();
+        await postgres.close();
+      })();
+      return closing;
+    },
+  };
+}

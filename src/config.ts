@@ -1,0 +1,167 @@
+/** The only reader of process.env. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+import { z } from "zod";
+
+export class ConfigError extends Error {}
+
+const wholeMs = (fallback: number, min = 0, max = 7 * 86_400_000) => z.coerce.number().int().min(min).max(max).default(fallback);
+const whole = (fallback: number, min: number, max: number) => z.coerce.number().int().min(min).max(max).default(fallback);
+const list = (text: string) =>
+  text
+    .split(",")
+    .map((part) => part.trim())
+    .filter(Boolean);
+const url = (protocols: string[]) =>
+  z.string().refine(
+    (text) => {
+      try {
+        return protocols.includes(new URL(text).protocol);
+      } catch {
+        return false;
+      }
+    },
+    `must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`,
+  );
+
+const GATEWAYS = ["sandbox", "cod"] as const;
+
+const schema = z.object({
+  PORT: whole(3000, 0, 65535),
+  HOST: z.string().min(1).default("127.0.0.1"),
+  REDIS_URL: z
+    .string()
+    .transform(list)
+    .pipe(z.array(url(["redis:", "rediss:", "unix:"])).min(1))
+    .optional(),
+  DATABASE_URL: url(["postgres:", "postgresql:"]).optional(),
+  DATA_DIR: z.string().min(1).default(".data"),
+  ADMIN_TOKEN: z
+    .string()
+    .transform(list)
+    .pipe(z.array(z.string().min(16, "needs at least 16 characters")).min(1))
+    .optional(),
+  SHOPPER_TOKEN_SECRET: z
+    .string()
+    .transform(list)
+    .pipe(z.array(z.string().min(16, "needs at least 16 characters")).min(1))
+    .optional(),
+  GATEWAYS: z
+    .string()
+    .default("sandbox,cod")
+    .transform(list)
+    .pipe(z.array(z.enum(GATEWAYS, `knows ${GATEWAYS.join(" and ")}`)).min(1)),
+  SANDBOX_GATEWAY_URL: url(["http:", "https:"]).optional(),
+  GATEWAY_IN_FLIGHT_MAX: z.string().default("4"),
+  GATEWAY_TIMEOUT_MS: wholeMs(10_000, 50, 300_000),
+  GATEWAY_OVERRUN_MS: wholeMs(5_000, 0, 300_000),
+  GATEWAY_LEASE_MS: wholeMs(20_000, 100, 900_000),
+  GATEWAY_LINE_MAX: whole(2_000, 1, 1_000_000),
+  PAY_WAIT_MS_MAX: wholeMs(600_000, 100),
+  RETRY_GRACE_MS: wholeMs(120_000, 0),
+  ACTION_DEADLINE_MS: wholeMs(600_000, 100),
+  SMTP_URL: url(["smtp:", "smtps:"]).optional(),
+  MAIL_FROM: z.string().min(3).default("Fukubukuro <orders@fukubukuro.example>"),
+  CORS_ORIGINS: z.string().default("").transform(list),
+  TRUSTED_PROXIES: whole(0, 0, 16),
+  CUSTOMER_RATE_PER_S: whole(100, 1, 100_000),
+  BODY_BYTES_MAX: whole(16_384, 256, 1_048_576),
+  ROLE: z.enum(["all", "api", "worker"], "knows all, api and worker").default("all"),
+  PROCESSES: whole(1, 1, 1),
+  SWEEP_MS: wholeMs(250, 0, 60_000),
+  LOG_LEVEL: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).optional(),
+  SANDBOX_LATENCY_MS: wholeMs(800, 0, 120_000),
+  SANDBOX_JITTER_MS: wholeMs(400, 0, 120_000),
+  SANDBOX_IN_FLIGHT_MAX: whole(4, 1, 10_000),
+  SANDBOX_LEDGER: z.string().min(1).optional(),
+});
+
+type Env = z.infer<typeof schema>;
+
+export interface Config {
+  port: number;
+  host: string;
+  redisUrls: string[] | undefined;
+  databaseUrl: string | undefined;
+  dataDir: string;
+  adminTokens: string[] | undefined;
+  shopperTokenSecrets: string[] | undefined;
+  gateways: string[];
+  sandboxGatewayUrl: string | undefined;
+  gatewayInFlightMax: (gateway: string) => number;
+  gatewayTimeoutMs: number;
+  gatewayOverrunMs: number;
+  gatewayLeaseMs: number;
+  gatewayLineMax: number;
+  payWaitMsMax: number;
+  retryGraceMs: number;
+  actionDeadlineMs: number;
+  smtpUrl: string | undefined;
+  mailFrom: string;
+  corsOrigins: string[];
+  trustedProxies: number;
+  customerRatePerS: number;
+  bodyBytesMax: number;
+  role: Env["ROLE"];
+  /** 0 = no sweeper in this process; reserve still gives due holds back itself. */
+  sweepMs: number;
+  /** Not set: info, and warn where a person reads the output. */
+  logLevel: Env["LOG_LEVEL"];
+  sandbox: { latencyMs: number; jitterMs: number; inFlightMax: number; ledger: string | undefined };
+}
+
+/** `4`, or by gateway `sandbox=4,stripe=20`. */
+function inFlightMax(text: string): (gateway: string) => number {
+  const limits = new Map<string, number>();
+  for (const part of list(text)) {
+    const [, name = "", n = ""] = /^(?:([a-z]+)=)?(\d{1,5})$/.exec(part) ?? [];
+    if (!n || Number(n) < 1) throw new ConfigError(`GATEWAY_IN_FLIGHT_MAX is "${text}": it must be a number such as 4, or by gateway such as sandbox=4.`);
+    limits.set(name, Number(n));
+  }
+  return (gateway) => limits.get(gateway) ?? limits.get("") ?? 4;
+}
+
+/** Reads and checks the settings. Throws ConfigError. */
+export function readConfig(env: Record<string, string | undefined> = process.env): Config {
+  const given = Object.fromEntries(Object.entries(env).filter(([name, value]) => name in schema.shape && value !== "" && value !== undefined));
+  const parsed = schema.safeParse(given);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const name = String(issue?.path[0]);
+    const secret = /TOKEN|SECRET/.test(name);
+    throw new ConfigError(`${name} is ${secret ? "set wrongly" : `"${given[name]}"`}: ${issue?.message.replace(/^Invalid input: /, "")}.`);
+  }
+  const e = parsed.data;
+  if (e.GATEWAY_LEASE_MS < e.GATEWAY_TIMEOUT_MS + e.GATEWAY_OVERRUN_MS) {
+    throw new ConfigError(
+      `GATEWAY_LEASE_MS is ${e.GATEWAY_LEASE_MS}: it must be at least GATEWAY_TIMEOUT_MS + GATEWAY_OVERRUN_MS (${e.GATEWAY_TIMEOUT_MS + e.GATEWAY_OVERRUN_MS}), or a call could outlive its permit.`,
+    );
+  }
+  return {
+    port: e.PORT,
+    host: e.HOST,
+    redisUrls: e.REDIS_URL,
+    databaseUrl: e.DATABASE_URL,
+    dataDir: e.DATA_DIR,
+    adminTokens: e.ADMIN_TOKEN,
+    shopperTokenSecrets: e.SHOPPER_TOKEN_SECRET,
+    gateways: e.GATEWAYS,
+    sandboxGatewayUrl: e.SANDBOX_GATEWAY_URL,
+    gatewayInFlightMax: inFlightMax(e.GATEWAY_IN_FLIGHT_MAX),
+    gatewayTimeoutMs: e.GATEWAY_TIMEOUT_MS,
+    gatewayOverrunMs: e.GATEWAY_OVERRUN_MS,
+    gatewayLeaseMs: e.GATEWAY_LEASE_MS,
+    gatewayLineMax: e.GATEWAY_LINE_MAX,
+    payWaitMsMax: e.PAY_WAIT_MS_MAX,
+    retryGraceMs: e.RETRY_GRACE_MS,
+    actionDeadlineMs: e.ACTION_DEADLINE_MS,
+    smtpUrl: e.SMTP_URL,
+    mailFrom: e.MAIL_FROM,
+    corsOrigins: e.CORS_ORIGINS,
+    trustedProxies: e.TRUSTED_PROXIES,
+    customerRatePerS: e.CUSTOMER_RATE_PER_S,
+    bodyBytesMax: e.BODY_BYTES_MAX,
+    role: e.ROLE,
+    sweepMs: e.SWEEP_MS,
+    logLevel: e.LOG_LEVEL,
+    sandbox: { latencyMs: e.SANDBOX_LATENCY_MS, jitterMs: e.SANDBOX_JITTER_MS, inFlightMax: e.SANDBOX_IN_FLIGHT_MAX, ledger: e.SANDBOX_LEDGER },
+  };
+}

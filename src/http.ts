@@ -1,0 +1,463 @@
+/** The HTTP API: shopper routes in the order of the flow, then operations. Operator routes are in admin.ts. */
+import { createHash } from "node:crypto";
+import { eq } from "drizzle-orm";
+import type { Context as Http } from "hono";
+import { streamSSE } from "hono/streaming";
+import { adminRoutes } from "./admin.ts";
+import { customerRate, shopperAuth } from "./auth.ts";
+import type { Context } from "./context.ts";
+import * as contract from "./contract.ts";
+import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
+import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
+import { findPayment } from "./payments.ts";
+import { invalid, Problem } from "./problem.ts";
+import { makeRoutes } from "./routes.ts";
+import { deadlineAt, type Sale } from "./sales.ts";
+import { orders } from "./schema.ts";
+import type { Hold, ReserveResult, SaleClock } from "./scripts.ts";
+import { type PayRequest, payStage } from "./stages/pay.ts";
+import { reserveStage } from "./stages/reserve.ts";
+import { availabilityOf, bareReservation, findOrder, type ReservationView, saleViewer, viewOrders, viewReservations } from "./view.ts";
+import { pageRoutes } from "./web/pages.ts";
+
+const WAIT_S_MAX = 30;
+/** A waiting answer looks again by itself this often; hints make it faster. */
+const LOOK_MS = 1_000;
+const EVENTS_KEEPALIVE_MS = 15_000;
+
+export function makeApp(ctx: Context) {
+  const routes = makeRoutes(ctx);
+  const { app, route, json, bodyOf } = routes;
+  const authenticate = shopperAuth(ctx.config.shopperTokenSecrets ?? []);
+  const withinRate = customerRate(ctx.config.customerRatePerS);
+  const reserve = reserveStage(ctx);
+  const pay = payStage(ctx);
+  const saleView = saleViewer(ctx);
+
+  function customer(c: Http): string {
+    const customerId = authenticate(c.req.header("authorization"));
+    withinRate(customerId);
+    return customerId;
+  }
+
+  async function saleOf(c: Http): Promise<Sale> {
+    const id = c.req.param("saleId") ?? "";
+    const sale = contract.NAME.test(id) ? await ctx.sales.get(id) : null;
+    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+    return sale;
+  }
+
+  /** A genuine id of this customer, else NOT_FOUND before any store is asked. */
+  async function reservationOf(c: Http, customerId: string): Promise<{ sale: Sale; id: ReservationId }> {
+    const id = ctx.ids.parse(c.req.param("id") ?? "", customerId);
+    const sale = id && (await ctx.sales.getByNo(id.saleNo));
+    if (!id || !sale) throw new Problem("NOT_FOUND", "no such reservation");
+    return { sale, id };
+  }
+
+  const lost = () => new Problem("HOLD_LOST");
+
+  async function readHold(sale: Sale, key: string): Promise<{ hold: Hold; clock: SaleClock }> {
+    const clock = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, [key]));
+    const hold = clock.results[0];
+    if (!hold) throw lost();
+    return { hold, clock };
+  }
+
+  async function readView(sale: Sale, key: string): Promise<ReservationView> {
+    const { hold, clock } = await readHold(sale, key);
+    const [view] = await viewReservations(ctx, sale, [{ key, hold }], clock);
+    return view as ReservationView;
+  }
+
+  // ---- the sale ----------------------------------------------------------------------------------------------------
+
+  route(
+    {
+      method: "get",
+      path: "/v1/sales/{saleId}",
+      summary: "A sale with live availability, at most 250 ms old",
+      tag: "Storefront",
+      who: "anyone",
+      answers: { 200: { description: "the sale", schema: contract.saleView }, 304: { description: "unchanged since the given ETag" } },
+    },
+    async (c) => {
+      const text = await saleView(await saleOf(c));
+      // serverTime moves with every look and is no reason to send the page again.
+      const etag = `"${createHash("sha1")
+        .update(text.replace(/"serverTime":"[^"]*"/, ""))
+        .digest("base64url")}"`;
+      const headers = { "cache-control": "public, max-age=1", etag };
+      return c.req.header("if-none-match") === etag ? routes.send(c, 304, null, headers) : json(c, 200, text, headers);
+    },
+  );
+
+  // ---- reserve -----------------------------------------------------------------------------------------------------
+
+  const reserveHeaders = { "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation" };
+  route(
+    {
+      method: "post",
+      path: "/v1/sales/{saleId}/reservations",
+      summary: "Reserve: all lines or none, for a limited time",
+      tag: "Storefront",
+      who: "shopper",
+      headers: reserveHeaders,
+      body: contract.reserveBody,
+      answers: {
+        201: { description: "held", schema: contract.reservationView },
+        200: { description: "the same key before: the reservation in its present state; header `Idempotent-Replay: true`", schema: contract.reservationView },
+      },
+      problems: ["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE", "LIMIT_REACHED", "SALE_NOT_OPEN", "SALE_PAUSED", "SALE_CLOSED", "IDEMPOTENCY_MISMATCH"],
+    },
+    async (c) => {
+      const customerId = customer(c);
+      const idempotencyKey = checkIdempotencyKey(c.req.header("idempotency-key"));
+      const body = await bodyOf(c);
+      const lines = checkReserveBody(body);
+      const sale = await saleOf(c);
+      for (const part of lines.split(",")) {
+        if (!sale.items.has(part.slice(0, part.indexOf(":")))) throw new Problem("NOT_FOUND", `this sale has no item ${part.slice(0, part.indexOf(":"))}`);
+      }
+      const key = ctx.ids.reservationKey(sale.no, customerId, idempotencyKey);
+      const { result, clock } = await reserve(sale, { key, customerId, lines });
+      if (result.outcome === "HELD") {
+        const hold: Hold = { state: "held", deadlineMs: result.deadlineMs, reference: "", lines, customerId };
+        const view = bareReservation(ctx, sale, key, hold, clock);
+        return json(c, 201, view, { location: `/v1/reservations/${view.id}` });
+      }
+      if (result.outcome === "REPLAYED") {
+        const [view] =
+          result.hold.reference === ""
+            ? [bareReservation(ctx, sale, key, result.hold, clock)]
+            : await viewReservations(ctx, sale, [{ key, hold: result.hold }], clock);
+        return json(c, 200, view, { location: `/v1/reservations/${view?.id}`, "idempotent-replay": "true" });
+      }
+      throw refusal(sale, lines, result, clock);
+    },
+  );
+
+  route(
+    {
+      method: "get",
+      path: "/v1/sales/{saleId}/reservations",
+      summary: "The caller's own reservations, newest first",
+      tag: "Storefront",
+      who: "shopper",
+      answers: { 200: { description: "reservations", schema: contract.reservationsView } },
+    },
+    async (c) => {
+      const customerId = customer(c);
+      const sale = await saleOf(c);
+      const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
+      return json(c, 200, { reservations: await viewReservations(ctx, sale, clock.results.reverse(), clock) });
+    },
+  );
+
+  route(
+    {
+      method: "get",
+      path: "/v1/reservations/{id}",
+      summary: "A reservation, with its payment and place in the line while paying",
+      tag: "Storefront",
+      who: "shopper",
+      answers: { 200: { description: "the reservation", schema: contract.reservationView } },
+      problems: ["HOLD_LOST"],
+    },
+    async (c) => {
+      const { sale, id } = await reservationOf(c, customer(c));
+      return json(c, 200, await readView(sale, id.key));
+    },
+  );
+
+  route(
+    {
+      method: "get",
+      path: "/v1/reservations/{id}/events",
+      summary: "The reservation as server-sent events, until a final state",
+      tag: "Storefront",
+      who: "shopper",
+      answers: { 200: { description: "`event: reservation`, `data:` the reservation", schema: contract.reservationView, type: "text/event-stream" } },
+      problems: ["HOLD_LOST"],
+    },
+    async (c) => {
+      const { sale, id } = await reservationOf(c, customer(c));
+      let view: ReservationView | null = await readView(sale, id.key);
+      c.header("x-content-type-options", "nosniff");
+      return streamSSE(c, async (stream) => {
+        let told = "";
+        let toldAt = Date.now();
+        const gone = new AbortController();
+        stream.onAbort(() => gone.abort());
+        while (!gone.signal.aborted && !ctx.draining.aborted) {
+          const data = view && JSON.stringify({ ...view, serverTime: undefined });
+          if (view && data !== told) {
+            await stream.writeSSE({ event: "reservation", data: JSON.stringify(view) });
+            [told, toldAt] = [data as string, Date.now()];
+            const final = (view.status === "confirmed" && view.recorded) || view.status === "released" || view.status === "expired";
+            if (final) return;
+          } else if (Date.now() - toldAt > EVENTS_KEEPALIVE_MS) {
+            await stream.write(": still here\n\n");
+            toldAt = Date.now();
+          }
+          await ctx.changes.next(id.key, LOOK_MS, AbortSignal.any([gone.signal, ctx.draining]));
+          // A store that is away changes nothing that was told; the next look tells.
+          view = await readView(sale, id.key).catch(() => null);
+        }
+      });
+    },
+  );
+
+  route(
+    {
+      method: "delete",
+      path: "/v1/reservations/{id}",
+      summary: "Release: give a hold back",
+      tag: "Storefront",
+      who: "shopper",
+      answers: { 200: { description: "released, also when repeated", schema: contract.reservationView } },
+      problems: ["RESERVATION_EXPIRED", "PAYMENT_IN_PROGRESS", "ALREADY_CONFIRMED", "HOLD_LOST"],
+    },
+    async (c) => {
+      const customerId = customer(c);
+      const { sale, id } = await reservationOf(c, customerId);
+      const clock = await ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }]));
+      const r = clock.results[0];
+      ctx.work.emit("journal");
+      switch (r?.outcome) {
+        case "RELEASED":
+          return json(c, 200, bareReservation(ctx, sale, id.key, r.hold, clock));
+        case "EXPIRED":
+          throw new Problem("RESERVATION_EXPIRED");
+        case "PAYING":
+          throw new Problem("PAYMENT_IN_PROGRESS");
+        case "CONFIRMED":
+          throw new Problem("ALREADY_CONFIRMED", undefined, { orderId: orderIdOf(r.hold.reference) });
+        default:
+          throw lost();
+      }
+    },
+  );
+
+  // ---- pay and confirm ---------------------------------------------------------------------------------------------
+
+  route(
+    {
+      method: "post",
+      path: "/v1/reservations/{id}/confirm",
+      summary: "Pay for a reservation; repeating it makes one payment",
+      tag: "Storefront",
+      who: "shopper",
+      headers: { Prefer: "`wait=10` holds the answer up to that many seconds, 30 at most" },
+      body: contract.confirmBody,
+      answers: {
+        202: { description: "paying", schema: contract.reservationView },
+        200: { description: "confirmed", schema: contract.reservationView },
+      },
+      problems: ["PAYMENT_DECLINED", "RESERVATION_EXPIRED", "RESERVATION_RELEASED", "HOLD_LOST", "SALE_PAUSED", "PAYMENT_LINE_FULL"],
+    },
+    async (c) => {
+      const customerId = customer(c);
+      const body = await bodyOf(c);
+      const b = check(contract.confirmBody, body);
+      const { sale, id } = await reservationOf(c, customerId);
+      const request: PayRequest = {
+        key: id.key,
+        reservationId: c.req.param("id") as string,
+        customerId,
+        ...gatewayOf(ctx, sale, b.payment),
+        contact: b.contact,
+        shipTo: b.shipTo ?? null,
+        returnUrl: b.returnUrl ?? null,
+        language: sale.language ?? tongueOf(c.req.header("accept-language")),
+      };
+      const paid = await pay(sale, request);
+      ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
+      switch (paid.outcome) {
+        case "LINE_FULL":
+          throw new Problem("PAYMENT_LINE_FULL", undefined, {}, 5000);
+        case "PAUSED":
+          throw new Problem("SALE_PAUSED", "payments are paused; your hold's clock stands still", {}, 10_000);
+        case "LOST":
+          throw lost();
+        case "EXPIRED":
+          throw new Problem("RESERVATION_EXPIRED");
+        case "RELEASED":
+          throw new Problem("RESERVATION_RELEASED");
+        case "DECLINED":
+          throw await declined(sale, id.key, paid.hold, paid.clock);
+        case "CONFIRMED":
+        case "PAYING":
+          return settled(c, sale, id.key, paid.hold, paid.clock);
+      }
+    },
+  );
+
+  async function declined(sale: Sale, key: string, hold: Hold, clock: SaleClock): Promise<Problem> {
+    const [reservation] = await viewReservations(ctx, sale, [{ key, hold }], clock);
+    const declineCode = reservation?.payment?.declineCode ?? "declined";
+    return new Problem("PAYMENT_DECLINED", `the payment was declined (${declineCode})`, { declineCode, reservation });
+  }
+
+  /** Waits as long as the caller prefers for the payment to end; unknown stays paying. */
+  async function settled(c: Http, sale: Sale, key: string, first: Hold, firstClock: SaleClock): Promise<Response> {
+    const until = Date.now() + waitMsOf(c.req.header("prefer"));
+    const signal = AbortSignal.any([ctx.draining, c.req.raw.signal]);
+    let [hold, clock] = [first, firstClock];
+    const answer = async (status: number) => json(c, status, (await viewReservations(ctx, sale, [{ key, hold }], clock))[0]);
+    for (;;) {
+      if (hold.state === "confirmed") return answer(200);
+      if (hold.state === "held" && hold.reference !== "") {
+        const p = await findPayment(ctx.db, hold.reference);
+        if (p?.state === "declined") throw await declined(sale, key, hold, clock);
+        return answer(202); // waited too long in line: held again, to be tried again
+      }
+      if (hold.state === "released" || hold.state === "expired") throw lost();
+      const leftMs = until - Date.now();
+      if (leftMs <= 0 || signal.aborted) return answer(202);
+      if ((await findPayment(ctx.db, hold.reference))?.state === "action_required") return answer(202);
+      await ctx.changes.next(key, Math.min(leftMs, LOOK_MS), signal);
+      ({ hold, clock } = await readHold(sale, key));
+    }
+  }
+
+  route(
+    {
+      method: "get",
+      path: "/v1/orders/{orderId}",
+      summary: "The caller's recorded order",
+      tag: "Storefront",
+      who: "shopper",
+      answers: { 200: { description: "the order", schema: contract.orderView } },
+    },
+    async (c) => {
+      const customerId = customer(c);
+      const reference = referenceOfOrder(c.req.param("orderId") ?? "");
+      if (!reference) throw new Problem("NOT_FOUND", "no such order");
+      const order = await findOrder(ctx, orderIdOf(reference));
+      if (order && order.customerId === customerId) return json(c, 200, (await viewOrders(ctx, [order]))[0]);
+      const payment = order ? undefined : await findPayment(ctx.db, reference);
+      const coming = payment?.state === "captured" && payment.customerId === customerId;
+      throw new Problem("NOT_FOUND", coming ? "the order is being written" : "no such order", {}, coming ? 500 : undefined);
+    },
+  );
+
+  // ---- operations --------------------------------------------------------------------------------------------------
+
+  route(
+    {
+      method: "get",
+      path: "/healthz",
+      summary: "The process is alive",
+      tag: "Operations",
+      who: "anyone",
+      answers: { 200: { description: "alive", schema: contract.anyObject } },
+    },
+    (c) => json(c, 200, { status: "ok" }),
+  );
+
+  route(
+    {
+      method: "get",
+      path: "/readyz",
+      summary: "Stores are reachable, epochs agree, not draining",
+      tag: "Operations",
+      who: "anyone",
+      answers: { 200: { description: "ready", schema: contract.anyObject } },
+    },
+    async (c) => {
+      if (ctx.draining.aborted) throw new Problem("UNAVAILABLE", "draining");
+      await ctx.redis.ready(500);
+      await ctx.db.select({ id: orders.id }).from(orders).where(eq(orders.id, "")).limit(1);
+      const stale = ctx.sales.known().filter((s) => !ctx.sales.isRecorded(s));
+      if (stale.length > 0) throw new Problem("UNAVAILABLE", `rebuilding ${stale.map((s) => s.id).join(", ")}`);
+      return json(c, 200, { status: "ready" });
+    },
+  );
+
+  app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.registry.metrics(), { "content-type": ctx.metrics.registry.contentType }));
+
+  adminRoutes(ctx, routes, saleOf);
+  pageRoutes(ctx, routes);
+
+  app.openAPIRegistry.registerComponent("securitySchemes", "shopper", {
+    type: "http",
+    scheme: "bearer",
+    bearerFormat: "JWT",
+    description: "HS256, claims sub, aud=fukubukuro, exp",
+  });
+  app.openAPIRegistry.registerComponent("securitySchemes", "admin", { type: "http", scheme: "bearer", description: "ADMIN_TOKEN" });
+  let document: string | undefined;
+  app.get("/openapi.json", (c) => {
+    document ??= JSON.stringify(
+      app.getOpenAPI31Document({
+        openapi: "3.1.0",
+        info: { title: "Fukubukuro", version: "1", description: "Inventory service for flash sales" },
+        servers: [{ url: "/" }],
+      }),
+    );
+    return json(c, 200, document, { "cache-control": "public, max-age=60" });
+  });
+  if (ctx.config.corsOrigins.length > 0) {
+    app.options("*", (c) =>
+      routes.send(c, 204, null, {
+        "access-control-allow-methods": "GET, POST, DELETE",
+        "access-control-allow-headers": "authorization, content-type, idempotency-key, prefer",
+        "access-control-max-age": "600",
+      }),
+    );
+  }
+  return { app, specs: routes.specs };
+}
+
+/** The refusal of a reserve. The stock codes name the worst line: sold out before all held before not enough. */
+function refusal(sale: Sale, lines: string, r: Exclude<ReserveResult, { outcome: "HELD" | "REPLAYED" }>, clock: SaleClock): Problem {
+  switch (r.outcome) {
+    case "MISMATCH":
+      return new Problem("IDEMPOTENCY_MISMATCH", "this Idempotency-Key was used with other lines");
+    case "NOT_OPEN":
+      return new Problem("SALE_NOT_OPEN", undefined, { opensAt: new Date(sale.opensAtMs).toISOString() }, Math.max(0, sale.opensAtMs - clock.nowMs));
+    case "CLOSED":
+      return new Problem("SALE_CLOSED");
+    case "PAUSED":
+      return new Problem("SALE_PAUSED", undefined, {}, 10_000);
+    case "LIMIT":
+      return new Problem("LIMIT_REACHED", `${r.units} of ${sale.maxUnitsPerCustomer} units are yours already`, {
+        limit: sale.maxUnitsPerCustomer,
+        units: r.units,
+      });
+    case "SHORT": {
+      const asked = new Map(lines.split(",").map((part) => part.split(":") as [string, string]));
+      const short = r.lines
+        .map((l) => ({ ...l, requested: Number(asked.get(l.sku)) }))
+        .filter((l) => l.free < l.requested)
+        .map((l) => ({
+          ...l,
+          code: l.free > 0 ? ("NOT_ENOUGH_FREE" as const) : availabilityOf(l) === "sold_out" ? ("SOLD_OUT" as const) : ("ALL_HELD" as const),
+        }));
+      const code = (["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE"] as const).find((k) => short.some((l) => l.code === k)) ?? "NOT_ENOUGH_FREE";
+      const more: Record<string, unknown> = { lines: short.map(({ sku, requested, free }) => ({ sku, requested, free })) };
+      if (code !== "ALL_HELD") return new Problem(code, undefined, more);
+      const nextMs = r.nextDueMs > 0 ? deadlineAt(r.nextDueMs, clock) : null;
+      more.nextReleaseAt = nextMs === null ? null : new Date(nextMs).toISOString();
+      return new Problem(code, undefined, more, nextMs === null ? 2000 : Math.max(250, nextMs - clock.nowMs));
+    }
+  }
+}
+
+/** The gateway and token of a confirm, checked against what the sale offers. */
+function gatewayOf(ctx: Context, sale: Sale, payment: { gateway?: string | undefined; token?: string | undefined }): { gateway: string; token: string | null } {
+  const name = payment.gateway ?? (sale.gateways[0] as string);
+  const gateway = sale.gateways.includes(name) ? ctx.gateways.get(name) : undefined;
+  if (!gateway) throw invalid([{ path: "payment.gateway", message: `this sale offers ${sale.gateways.join(", ")}` }]);
+  if (gateway.needsToken && !payment.token) throw invalid([{ path: "payment.token", message: `${name} needs the token its browser library gave` }]);
+  if (!gateway.needsToken && payment.token) throw invalid([{ path: "payment.token", message: `${name} takes no token` }]);
+  return { gateway: name, token: payment.token ?? null };
+}
+
+const tongueOf = (acceptLanguage: string | undefined) => (/^\s*ja\b/i.test(acceptLanguage ?? "") ? "ja" : "en");
+
+function waitMsOf(prefer: string | undefined): number {
+  const seconds = /(?:^|[,;\s])wait=(\d{1,6})(?:[,;\s]|$)/.exec(prefer ?? "")?.[1];
+  return seconds === undefined ? 0 : Math.min(Number(seconds), WAIT_S_MAX) * 1000;
+}

@@ -1,0 +1,73 @@
+/** A mailbox for local mode: a real SMTP server on the loopback address that keeps every mail as a file. */
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { nanoid } from "nanoid";
+import PostalMime from "postal-mime";
+import { SMTPServer } from "smtp-server";
+
+export interface StoredMail {
+  id: string;
+  at: string;
+  to: string;
+  subject: string;
+  text: string;
+  messageId: string;
+}
+export interface Mailbox {
+  url: string;
+  /** Newest first. */
+  list(max?: number): Promise<StoredMail[]>;
+  read(id: string): Promise<StoredMail | null>;
+  count(): Promise<number>;
+  close(): Promise<void>;
+}
+
+const SHOWN_MAX = 100;
+const FILE = /^\d{15}-[A-Za-z0-9_-]{6}\.eml$/;
+
+export async function startMailbox(folder: string): Promise<Mailbox> {
+  await mkdir(folder, { recursive: true });
+  const server = new SMTPServer({
+    authOptional: true,
+    disabledCommands: ["STARTTLS", "AUTH"],
+    logger: false,
+    onData(stream, _session, done) {
+      const chunks: Buffer[] = [];
+      stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+      stream.on("end", () => {
+        const name = `${String(Date.now()).padStart(15, "0")}-${nanoid(6)}.eml`;
+        writeFile(join(folder, name), Buffer.concat(chunks)).then(() => done(), done);
+      });
+    },
+  });
+  server.on("error", () => {}); // a client that goes away is no concern of the mailbox
+  await new Promise<void>((resolve, reject) => {
+    server.server.once("error", reject);
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  const names = async () =>
+    (await readdir(folder))
+      .filter((f) => FILE.test(f))
+      .sort()
+      .reverse();
+
+  async function read(id: string): Promise<StoredMail | null> {
+    if (!FILE.test(`${id}.eml`)) return null;
+    const raw = await readFile(join(folder, `${id}.eml`)).catch(() => null);
+    if (!raw) return null;
+    const mail = await PostalMime.parse(raw);
+    const to = mail.to?.map((a) => a.address ?? "").join(", ") ?? "";
+    return { id, at: new Date(Number(id.slice(0, 15))).toISOString(), to, subject: mail.subject ?? "", text: mail.text ?? "", messageId: mail.messageId ?? "" };
+  }
+  return {
+    url: `smtp://127.0.0.1:${(server.server.address() as AddressInfo).port}`,
+    read,
+    count: async () => (await names()).length,
+    async list(max = SHOWN_MAX) {
+      const mails = await Promise.all((await names()).slice(0, max).map((f) => read(f.slice(0, -4))));
+      return mails.filter((m) => m !== null);
+    },
+    close: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}

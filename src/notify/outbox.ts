@@ -1,0 +1,58 @@
+/** notify: sends what the outbox holds, after its order's commit, at least once, with a stable message id. */
+import { eq, inArray, sql } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import { orderLines, orders, outbox } from "../schema.ts";
+import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
+
+export const MAIL_CONNECTIONS_MAX = 5;
+const BATCH_MAX = 50;
+/** Longer than the mail link's own time limits together, so that no two senders have one mail in hand. */
+const LEASE_MS = 60_000;
+const RETRY_MS = 2_000;
+const RETRY_MS_MAX = 600_000;
+
+/** One batch; answers how many were sent. A row taken and not finished is taken again after its lease. */
+export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
+  const taken = await ctx.db.execute<{ id: number; order_id: string; kind: string; language: string; attempts: number }>(sql`
+    update outbox set next_at = now() + ${LEASE_MS} * interval '1 millisecond', attempts = attempts + 1
+    where id in (select id from outbox where state = 'queued' and next_at <= now() order by next_at limit ${BATCH_MAX} for update skip locked)
+    returning id::int, order_id, kind, language, attempts`);
+  if (taken.length === 0) return 0;
+  const ids = taken.map((t) => t.order_id);
+  const rows = new Map((await ctx.db.select().from(orders).where(inArray(orders.id, ids))).map((o) => [o.id, o]));
+  const lines = await ctx.db.select().from(orderLines).where(inArray(orderLines.orderId, ids));
+  const queue = [...taken];
+  let sent = 0;
+
+  async function sendNext(): Promise<void> {
+    for (let row = queue.shift(); row; row = queue.shift()) {
+      const order = rows.get(row.order_id);
+      const sale = order && (await ctx.sales.get(order.saleId));
+      if (!order || !sale) continue;
+      const mail = confirmationMail(
+        { ...order, saleName: sale.name, shippingFee: sale.shippingFee, lines: lines.filter((l) => l.orderId === order.id) },
+        row.language,
+      );
+      try {
+        await mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail });
+        await ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(eq(outbox.id, row.id));
+        ctx.metrics.mails.inc({ result: "sent" });
+        sent++;
+      } catch (error) {
+        const refused = isRefused(error);
+        const waitMs = Math.min(RETRY_MS * 2 ** Math.min(row.attempts - 1, 10), RETRY_MS_MAX);
+        ctx.metrics.mails.inc({ result: refused ? "refused" : "retried" });
+        ctx.log.warn({ orderId: row.order_id, refused, code: (error as { code?: string }).code }, "mail not accepted");
+        await ctx.db
+          .update(outbox)
+          .set({
+            lastError: String(error).slice(0, 500),
+            ...(refused ? { state: "failed" as const } : { nextAt: sql`now() + ${waitMs} * interval '1 millisecond'` }),
+          })
+          .where(eq(outbox.id, row.id));
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: MAIL_CONNECTIONS_MAX }, sendNext));
+  return sent;
+}

@@ -1,0 +1,161 @@
+/**
+ * audit: the books of a sale over Redis, Postgres, the gateway's own ledger and the outbox. It reads by its own statements,
+ * not through the code it checks. Two stores cannot be read at one instant: a reading counts only when Postgres was the same
+ * before and after Redis was read, and a difference stands only if it is there again.
+ */
+import { sql } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import type { ListedCharge } from "../gateways/port.ts";
+import { saleNoOfReservation } from "../ids.ts";
+import { saleKeys } from "../keys.ts";
+import { Unavailable } from "../redis.ts";
+
+const READINGS_MAX = 8;
+const READ_AGAIN_MS = 150;
+const LIST_PAGE = 500;
+
+export interface AuditItem {
+  sku: string;
+  name: string;
+  granted: number;
+  free: number;
+  held: number;
+  claimed: number;
+  sold: number;
+  difference: number;
+}
+export interface Audit {
+  saleId: string;
+  at: string;
+  ok: boolean;
+  items: AuditItem[];
+  charges: { captured: number; refunded: number; withoutOrder: number; twice: number; amountDiffers: number };
+  orders: { recorded: number; withoutCharge: number };
+  mails: { queued: number; sent: number; failed: number; withoutOrder: number };
+  open: { paying: number; unknown: number; journalLag: number; refunding: number };
+}
+
+type ItemRow = { sku: string; name: string; granted: number; claimed: number; sold: number };
+type PaymentRow = { reference: string; reservation_key: string; state: string; claimed: boolean };
+type OrderRow = { reference: string; status: string; amount: string; currency: string; gateway: string };
+
+async function readPostgres(ctx: Context, saleId: string) {
+  const items = await ctx.db.execute<ItemRow>(sql`
+    select i.sku, i.name, i.granted, i.claimed, coalesce((select sum(l.quantity) from order_lines l join orders o on o.id = l.order_id
+      where l.sale_id = i.sale_id and l.sku = i.sku and o.status <> 'refunded'), 0)::int as sold
+    from items i where i.sale_id = ${saleId} order by i.position`);
+  const payments = await ctx.db.execute<PaymentRow>(sql`
+    select reference, reservation_key, state, claimed from payments where sale_id = ${saleId} and state not in ('declined', 'cancelled') order by reference`);
+  return { items: [...items], payments: [...payments] };
+}
+
+async function readRedis(ctx: Context, saleId: string) {
+  const keys = saleKeys(saleId);
+  const [, free, live, holds, , paying] = keys.book as [string, string, string, string, string, string];
+  const replies = await ctx.redis.client.multi().hgetall(free).hgetall(live).zrange(paying, "0", "-1").xlen(keys.journal).exec();
+  const [freeUnits, liveUnits, payingKeys, journalLag] = (replies ?? []).map(([error, value]) => {
+    if (error) throw error;
+    return value;
+  }) as [Record<string, string>, Record<string, string>, string[], number];
+  // A paying hold's lines never change, so reading them after the figures is as good.
+  const packed = payingKeys.length > 0 ? await ctx.redis.client.hmget(holds, ...payingKeys) : [];
+  const lines = new Map(payingKeys.map((key, i) => [key, packed[i]?.split("|")[3] ?? ""]));
+  return { free: freeUnits, live: liveUnits, paying: lines, journalLag };
+}
+
+async function chargesOf(ctx: Context, gatewayNames: string[]): Promise<ListedCharge[]> {
+  const all: ListedCharge[] = [];
+  for (const name of gatewayNames) {
+    const gateway = ctx.gateways.get(name);
+    if (!gateway) continue;
+    let after: string | null = null;
+    do {
+      const page: { charges: ListedCharge[]; next: string | null } = await gateway.list(after, LIST_PAGE).catch((error) => {
+        throw new Unavailable(`the ledger of ${name} cannot be read`, 2000, { cause: error });
+      });
+      all.push(...page.charges);
+      after = page.charges.length === LIST_PAGE ? page.next : null;
+    } while (after);
+  }
+  return all;
+}
+
+async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{ audit: Audit; steady: boolean }> {
+  const charges = await chargesOf(ctx, [...ctx.gateways.keys()]);
+  const before = await readPostgres(ctx, saleId);
+  const redis = await readRedis(ctx, saleId).catch((error) => {
+    throw new Unavailable("Redis cannot be read", 2000, { cause: error });
+  });
+  const { items, payments } = await readPostgres(ctx, saleId);
+  const orders = await ctx.db.execute<OrderRow>(sql`select reference, status, amount, currency, gateway from orders where sale_id = ${saleId}`);
+  const [mail] = await ctx.db.execute<{ queued: number; sent: number; failed: number; without_order: number }>(sql`
+    select count(*) filter (where b.state = 'queued')::int as queued, count(*) filter (where b.state = 'sent')::int as sent,
+      count(*) filter (where b.state = 'failed')::int as failed, count(*) filter (where o.id is null)::int as without_order
+    from outbox b left join orders o on o.id = b.order_id where b.sale_id = ${saleId}`);
+
+  const claimedKeys = new Set(payments.filter((p) => p.claimed).map((p) => p.reservation_key));
+  const claimedButLive = new Map<string, number>();
+  for (const [key, lines] of redis.paying) {
+    if (!claimedKeys.has(key)) continue;
+    for (const [, sku = "", n] of lines.matchAll(/([^:,]+):(\d+)/g)) claimedButLive.set(sku, (claimedButLive.get(sku) ?? 0) + Number(n));
+  }
+  const itemFigures = items.map((i) => {
+    const free = Number(redis.free[i.sku] ?? Number.NaN);
+    const held = Number(redis.live[i.sku] ?? Number.NaN) - (claimedButLive.get(i.sku) ?? 0);
+    const difference = i.granted - free - held - i.claimed;
+    if (Number.isNaN(difference)) throw new Unavailable("Redis does not have this sale; it is being rebuilt", 2000);
+    return { ...i, free, held, difference };
+  });
+
+  const paymentOf = new Map(payments.map((p) => [p.reference, p]));
+  const orderOf = new Map(orders.map((o) => [o.reference, o]));
+  const ofSale = charges.filter((c) => paymentOf.has(c.reference) || orderOf.has(c.reference) || saleNoOfReservation(c.reservationId) === saleNo);
+  const captured = ofSale.filter((c) => c.status === "captured");
+  const capturedOf = new Map(captured.map((c) => [c.reference, c]));
+  const perReservation = new Map<string, number>();
+  for (const c of captured) perReservation.set(c.reservationId, (perReservation.get(c.reservationId) ?? 0) + 1);
+  // While the gateway's answer is still being asked for, the charge is open, not lost.
+  const isOpen = (reference: string) => ["sending", "action_required", "unknown", "refunding"].includes(paymentOf.get(reference)?.state ?? "");
+  const live = [...orders].filter((o) => o.status !== "refunded");
+  const count = (states: string[]) => payments.filter((p) => states.includes(p.state)).length;
+
+  const audit: Audit = {
+    saleId,
+    at: new Date().toISOString(),
+    ok: false,
+    items: itemFigures.map(({ sku, name, granted, free, held, claimed, sold, difference }) => ({ sku, name, granted, free, held, claimed, sold, difference })),
+    charges: {
+      captured: captured.length,
+      refunded: ofSale.filter((c) => c.status === "refunded").length,
+      withoutOrder: captured.filter((c) => !orderOf.has(c.reference) && !isOpen(c.reference)).length,
+      twice: [...perReservation.values()].filter((n) => n > 1).length,
+      amountDiffers: live.filter((o) => {
+        const c = capturedOf.get(o.reference);
+        return c !== undefined && (c.amount !== Number(o.amount) || c.currency !== o.currency);
+      }).length,
+    },
+    orders: {
+      recorded: orders.length,
+      withoutCharge: live.filter((o) => o.gateway !== "cod" && o.status === "confirmed" && !capturedOf.has(o.reference)).length,
+    },
+    mails: { queued: mail?.queued ?? 0, sent: mail?.sent ?? 0, failed: mail?.failed ?? 0, withoutOrder: mail?.without_order ?? 0 },
+    open: {
+      paying: count(["queued", "sending", "action_required", "unknown"]),
+      unknown: count(["unknown"]),
+      journalLag: redis.journalLag,
+      refunding: count(["refunding"]),
+    },
+  };
+  const { charges: c, orders: o, mails: m } = audit;
+  audit.ok = audit.items.every((i) => i.difference === 0) && c.withoutOrder + c.twice + c.amountDiffers + o.withoutCharge + m.withoutOrder === 0;
+  return { audit, steady: JSON.stringify(before) === JSON.stringify({ items, payments }) };
+}
+
+/** The books, read until they agree or a difference has stood through every reading. Throws Unavailable when a store is away. */
+export async function auditSale(ctx: Context, saleId: string, saleNo: number): Promise<Audit> {
+  for (let reading = 1; ; reading++) {
+    const { audit, steady } = await readOnce(ctx, saleId, saleNo);
+    if ((audit.ok && steady) || reading === READINGS_MAX) return audit;
+    await new Promise((resolve) => setTimeout(resolve, READ_AGAIN_MS));
+  }
+}

@@ -1,0 +1,212 @@
+/**
+ * rebuild: Redis from Postgres, whenever the Redis of a sale is missing, older, rolled back, another instance, or broken.
+ * Safe to run at any time, by any number of processes (rules F, G, I, J, K).
+ *
+ *   fence    no transition of the sale changes anything any more in the Redis we see
+ *   drain    what its journal still holds goes to Postgres: after a plain restart nothing at all is lost
+ *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
+ *   install  one script, refused unless its epoch is newer and the instance the recorded one
+ */
+import { and, eq, inArray, notInArray } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import type { Tx } from "../db.ts";
+import { saleKeys } from "../keys.ts";
+import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
+import { type Instance, Unavailable } from "../redis.ts";
+import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
+import type { Hold, InstallImage } from "../scripts.ts";
+import { applyJournal, type JournalEntry, parseEntry } from "../stages/persist.ts";
+
+const DRAIN_ENTRIES = 200;
+const ROUNDS_MAX = 5;
+const CUSTOMER_KEYS_MAX = 50;
+
+export type Rebuilt = { outcome: "REBUILT"; epoch: number; holds: number; dropped: number } | { outcome: "HEALTHY" };
+
+/** Redis is of a later epoch than Postgres: Postgres was restored from an older state. A person decides; nothing is touched. */
+export class RedisNewer extends Error {}
+
+/** Settings of a sale as Redis keeps them. */
+export function settingsOf(s: {
+  opensAt: Date;
+  closesAt: Date;
+  holdMs: number;
+  maxUnitsPerCustomer: number;
+  reserving: boolean;
+  shiftMs: number;
+  pausedAtMs: number;
+  version: number;
+}) {
+  return {
+    ...{ opensAt: s.opensAt.getTime(), closesAt: s.closesAt.getTime(), holdMs: s.holdMs, limit: s.maxUnitsPerCustomer },
+    ...{ reserving: s.reserving ? 1 : 0, shift: s.shiftMs, pausedAt: s.pausedAtMs, version: s.version },
+  };
+}
+
+async function drain(ctx: Context, saleId: string, saleNo: number): Promise<number> {
+  const journal = saleKeys(saleId).journal;
+  let from = "-";
+  let drained = 0;
+  for (;;) {
+    const raw = await ctx.redis.client.xrange(journal, from, "+", "COUNT", DRAIN_ENTRIES);
+    if (raw.length === 0) return drained;
+    from = `(${raw.at(-1)?.[0]}`;
+    const entries: JournalEntry[] = [];
+    for (const r of raw) {
+      try {
+        entries.push(parseEntry(r));
+      } catch (error) {
+        ctx.log.error({ err: error, saleId, entry: r[0] }, "a journal entry cannot be read; persist sets it aside");
+      }
+    }
+    if (entries.length > 0) await ctx.db.transaction((tx) => applyJournal(tx, ctx.ids, { id: saleId, no: saleNo }, entries));
+    drained += entries.length;
+  }
+}
+
+/** The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch. */
+async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instance): Promise<{ image: InstallImage; dropped: number }> {
+  const [sale] = await tx.select().from(sales).where(eq(sales.id, saleId));
+  if (!sale) throw new Error(`no sale ${saleId}`);
+  const itemRows = await tx.select().from(items).where(eq(items.saleId, saleId)).orderBy(items.position);
+  const mirrored = await tx.select().from(reservations).where(eq(reservations.saleId, saleId));
+  const live = await tx
+    .select()
+    .from(payments)
+    .where(and(eq(payments.saleId, saleId), notInArray(payments.state, [...PAYMENT_ENDED_UNPAID])));
+  const orderRows = await tx.select({ reference: orders.reference, status: orders.status }).from(orders).where(eq(orders.saleId, saleId));
+  const moves = await tx
+    .select({ id: stockMoves.id, delta: stockMoves.delta })
+    .from(stockMoves)
+    .where(and(eq(stockMoves.saleId, saleId), inArray(stockMoves.state, ["granted", "done"])));
+  const [position] = await tx.select().from(journalPositions).where(eq(journalPositions.saleId, saleId));
+
+  const holds = new Map<string, Hold>();
+  const claimedKeys = new Set<string>();
+  for (const r of mirrored) {
+    // Paying or confirmed in the mirror is decided by the payment below; without a live one it is held (rule D).
+    const word = RESERVATION_LETTERS[r.state as ReservationLetter];
+    const state = word === "paying" || word === "confirmed" ? "held" : word;
+    holds.set(r.key, { state, deadlineMs: r.deadlineMs, reference: r.reference, lines: r.lines, customerId: r.customerId });
+  }
+  const orderOf = new Map(orderRows.map((o) => [o.reference, o.status]));
+  for (const p of live) {
+    // Rule J: with an order -> confirmed; with a live payment -> paying under its reference.
+    const lines = p.lines.map((l) => `${l.sku}:${l.quantity}`).join(",");
+    const state = orderOf.has(p.reference) || p.state === "refunding" || p.state === "refunded" ? "confirmed" : "paying";
+    holds.set(p.reservationKey, { state, deadlineMs: holds.get(p.reservationKey)?.deadlineMs ?? 0, reference: p.reference, lines, customerId: p.customerId });
+    if (p.claimed) claimedKeys.add(p.reservationKey);
+  }
+
+  const free = new Map(itemRows.map((i) => [i.sku, i.granted - i.claimed]));
+  const each = (lines: string, f: (sku: string, n: number) => void) => {
+    for (const part of lines.split(",")) f(part.split(":")[0] as string, Number(part.split(":")[1]));
+  };
+  const isLive = (h: Hold) => h.state === "held" || h.state === "paying";
+  let dropped = 0;
+  // Payments in line before plain holds, older holds before newer: whoever does not fit any more had a hold that a later
+  // transition, lost with Redis, had already given back. It is told HOLD_LOST, uncharged.
+  const unclaimed = [...holds].filter(([key, h]) => isLive(h) && !claimedKeys.has(key));
+  unclaimed.sort(([, a], [, b]) => Number(b.state === "paying") - Number(a.state === "paying") || a.deadlineMs - b.deadlineMs);
+  for (const [key, h] of unclaimed) {
+    let fits = true;
+    each(h.lines, (sku, n) => (fits &&= (free.get(sku) ?? 0) >= n));
+    if (fits) each(h.lines, (sku, n) => free.set(sku, (free.get(sku) ?? 0) - n));
+    else {
+      holds.delete(key);
+      dropped++;
+    }
+  }
+
+  const refunded = new Set(live.filter((p) => p.state === "refunded").map((p) => p.reservationKey));
+  const customers = new Map<string, { units: number; keys: string[] }>();
+  for (const [key, h] of holds) {
+    const c = customers.get(h.customerId) ?? { units: 0, keys: [] };
+    if (isLive(h) || (h.state === "confirmed" && !refunded.has(key))) each(h.lines, (_, n) => (c.units += n));
+    c.keys.push(key);
+    if (c.keys.length > CUSTOMER_KEYS_MAX) c.keys.shift();
+    customers.set(h.customerId, c);
+  }
+  const image: InstallImage = {
+    epoch,
+    seq: (position?.seq ?? 0) + 1,
+    runId: instance.runId,
+    settings: settingsOf(sale),
+    free,
+    holds: [...holds].map(([key, hold]) => ({ key, hold })),
+    customers,
+    moves,
+  };
+  return { image, dropped };
+}
+
+/** Makes the sale whole in the Redis we are connected to, or says that it is already. */
+export async function rebuildSale(ctx: Context, saleId: string): Promise<Rebuilt> {
+  for (let round = 0; round < ROUNDS_MAX; round++) {
+    const instance = await ctx.redis.ready(5_000);
+    const sale = await ctx.sales.refresh(saleId);
+    if (!sale) throw new Error(`no sale ${saleId}`);
+    if (await isHealthy(ctx, saleId)) return { outcome: "HEALTHY" };
+
+    const fenced = await ctx.scripts.fence(saleId, sale.epoch);
+    if (fenced.outcome === "NEWER") {
+      throw new RedisNewer(
+        `Redis has epoch ${fenced.epoch} of sale ${saleId}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
+      );
+    }
+    await drain(ctx, saleId, sale.no);
+    const raised = await ctx.db.transaction(async (tx) => {
+      const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
+      // Another instance raised it since we looked: it is installing, and ours would only be one more.
+      if (!row || row.epoch !== sale.epoch) return null;
+      const epoch = row.epoch + 1;
+      await tx
+        .update(epochs)
+        .set({ epoch, ...instance })
+        .where(eq(epochs.saleId, saleId));
+      return snapshot(tx, saleId, epoch, instance);
+    });
+    if (!raised) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      continue;
+    }
+    // An unknown reply is not sent again: the next round raises the epoch once more (rule I).
+    const installed = await ctx.scripts.install(saleId, raised.image).catch((error) => {
+      ctx.log.warn({ err: error, saleId }, "install gave no answer; raising the epoch again");
+      return null;
+    });
+    if (installed === "INSTALLED") {
+      await ctx.sales.refresh(saleId);
+      ctx.metrics.rebuilds.inc();
+      ctx.log.warn({ saleId, epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped }, "sale rebuilt in Redis from Postgres");
+      return { outcome: "REBUILT", epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped };
+    }
+  }
+  throw new Unavailable(`sale ${saleId} could not be rebuilt yet`, 2000);
+}
+
+/** Recorded instance, present, same epoch, not behind, not fenced, no figure missing. */
+async function isHealthy(ctx: Context, saleId: string): Promise<boolean> {
+  const sale = await ctx.sales.get(saleId);
+  if (!sale || sale.epoch === 0 || !ctx.sales.isRecorded(sale)) return false;
+  try {
+    await ctx.scripts.stock(ctx.sales.stamp(sale), [...sale.items.keys()]);
+    return true;
+  } catch (error) {
+    if (error instanceof Unavailable) throw error;
+    return false;
+  }
+}
+
+/** One rebuild of a sale at a time in this process, however many callers notice. */
+export function rebuilder(ctx: Context) {
+  const running = new Map<string, Promise<Rebuilt>>();
+  return (saleId: string): Promise<Rebuilt> => {
+    let one = running.get(saleId);
+    if (!one) {
+      one = rebuildSale(ctx, saleId).finally(() => running.delete(saleId));
+      running.set(saleId, one);
+    }
+    return one;
+  };
+}

@@ -1,0 +1,353 @@
+/**
+ * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number: every
+ * step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on.
+ */
+import { and, asc, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import type { Gate } from "../gate.ts";
+import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
+import { saleNoOfReservation } from "../ids.ts";
+import { saleKeys } from "../keys.ts";
+import { PAYMENT_OPEN } from "../lifecycle.ts";
+import { cancelQueued, findPayments, type Payment, settlePayment, takeOver, unclaimUnits, writeTombstone } from "../payments.ts";
+import type { Sale } from "../sales.ts";
+import { gates, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
+import { askGateway, chargeRequest } from "../stages/charge.ts";
+import { followPayments } from "../stages/confirm.ts";
+import { recordOrders } from "../stages/persist.ts";
+import { finishMove } from "../stages/topup.ts";
+import { settingsOf } from "./rebuild.ts";
+
+const BATCH_MAX = 200;
+const LIST_PAGE = 100;
+/** A step of the normal way that is younger than this is left to whoever is doing it. */
+const SETTLED_MS = 2_000;
+/** How often a reference that the gateway has not heard of is sent again before its door is closed. */
+const SENDS_MAX = 3;
+/** Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups (rule A). */
+const KEY_LIFE_MS = 5 * 3_600_000;
+const URGENT_WAIT_MS = 1_500;
+/** Refund is asked for again after this when the gateway gave no definite answer. */
+const REFUND_AGAIN_MS = 5_000;
+
+export interface Reconciled {
+  lookedUp: number;
+  ordersRecorded: number;
+  holdsFollowed: number;
+  requeued: number;
+  waitedTooLong: number;
+  refunds: number;
+  movesFinished: number;
+  strayCharges: number;
+}
+
+const ago = (ms: number) => sql`now() - ${ms} * interval '1 millisecond'`;
+
+/** Asks the gateway under an urgent permit; null when none came free in time. */
+async function ask(
+  ctx: Context,
+  gateway: Gateway,
+  gate: Gate | undefined,
+  kind: "charge" | "lookUp" | "cancel" | "refund",
+  call: () => Promise<GatewayAnswer>,
+): Promise<GatewayAnswer | null> {
+  if (!gate) return (await askGateway(ctx, gateway, kind, call)).answer;
+  const permit = await gate.takeUrgent(URGENT_WAIT_MS);
+  if (!permit) return null;
+  if (!permit.covers()) {
+    await gate.settle(permit, null, null);
+    return null;
+  }
+  const { answer, callMs } = await askGateway(ctx, gateway, kind, call);
+  await gate.settle(permit, answer, callMs);
+  return answer;
+}
+
+/**
+ * One open payment: look it up; if the gateway has not heard of it and the last send cannot be running any more, send the
+ * same reference again, and at last close its door by a cancel. "Not found" alone ends nothing (rule A).
+ */
+async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
+  const gateway = ctx.gateways.get(p.gateway);
+  const gate = ctx.gates.get(p.gateway);
+  if (!gateway) return null;
+  const leaseMs = ctx.config.gatewayLeaseMs;
+  const mine = await takeOver(ctx.db, p.reference, p.fence, leaseMs, false);
+  if (!mine) return null;
+  const settle = (asked: Payment, answer: GatewayAnswer | null) =>
+    answer ? settlePayment(ctx.db, asked, answer, ctx.config.actionDeadlineMs) : settlePayment(ctx.db, asked, { outcome: "pending" }, 0);
+
+  const said = await ask(ctx, gateway, gate, "lookUp", () => gateway.lookUp(mine.reference));
+  const pastDeadline = mine.actionDeadline !== null && mine.actionDeadline.getTime() < Date.now();
+  if (said?.outcome === "action_required" && pastDeadline) {
+    // Close the door before releasing; captured meanwhile answers "not cancelled" and the next look finds it.
+    return settle(mine, await ask(ctx, gateway, gate, "cancel", () => gateway.cancel(mine.reference)));
+  }
+  if (said?.outcome !== "not_found") return settle(mine, said);
+
+  const callEnded = mine.sentAt === null || Date.now() - mine.sentAt.getTime() > leaseMs;
+  const keyAlive = mine.firstSentAt === null || Date.now() - mine.firstSentAt.getTime() < KEY_LIFE_MS;
+  if (!callEnded) return settle(mine, said);
+  if (!keyAlive) {
+    await ctx.db
+      .update(payments)
+      .set({ attention: "the gateway has not heard of it and its key may have expired: look at the gateway's console" })
+      .where(eq(payments.reference, mine.reference));
+    return settle(mine, said);
+  }
+  if (mine.sends < SENDS_MAX && !pastDeadline) {
+    const again = await takeOver(ctx.db, mine.reference, mine.fence, leaseMs, true);
+    return again && settle(again, await ask(ctx, gateway, gate, "charge", () => gateway.charge(chargeRequest(again))));
+  }
+  return settle(mine, await ask(ctx, gateway, gate, "cancel", () => gateway.cancel(mine.reference)));
+}
+
+async function resolveOpen(ctx: Context): Promise<number> {
+  const due = await ctx.db
+    .select()
+    .from(payments)
+    .where(and(inArray(payments.state, [...PAYMENT_OPEN]), lte(payments.checkAt, sql`now()`)))
+    .orderBy(asc(payments.checkAt))
+    .limit(BATCH_MAX);
+  let looked = 0;
+  // Side by side up to the gates' limits; the permits keep the order.
+  const next = async (): Promise<void> => {
+    for (let p = due.shift(); p; p = due.shift()) {
+      const stored = await resolve(ctx, p).catch((error) => {
+        ctx.log.error({ err: error, reference: p?.reference }, "look-up stopped half-way");
+        return null;
+      });
+      if (stored) {
+        looked++;
+        await followPayments(ctx, [stored]);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: 4 }, next));
+  return looked;
+}
+
+/** Captured in Postgres and missing from the stream: the order is recorded from the payment's snapshot, with or without Redis. */
+async function recordCaptured(ctx: Context): Promise<number> {
+  const rows = await ctx.db
+    .select({ payment: payments })
+    .from(payments)
+    .leftJoin(orders, eq(orders.reference, payments.reference))
+    .where(and(eq(payments.state, "captured"), isNull(orders.id), lt(payments.capturedAt, ago(SETTLED_MS))))
+    .limit(BATCH_MAX);
+  if (rows.length === 0) return 0;
+  const captured = rows.map((r) => r.payment);
+  const recorded = await ctx.db.transaction((tx) =>
+    recordOrders(
+      tx,
+      captured.map((p) => p.reference),
+    ),
+  );
+  ctx.work.emit("outbox");
+  await followPayments(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
+  return recorded;
+}
+
+/** Rule D: every hold that has been paying for a while, compared with its payment. */
+async function followPaying(ctx: Context, sale: Sale): Promise<number> {
+  const paying = saleKeys(sale.id).book[5] as string;
+  const before = Date.now() + sale.clockAheadMs - SETTLED_MS;
+  const old = await ctx.redis.client.zrange(paying, "-inf", String(before), "BYSCORE");
+  let followed = 0;
+  for (let from = 0; from < old.length; from += BATCH_MAX) followed += await followSome(ctx, sale, old.slice(from, from + BATCH_MAX));
+  return followed;
+}
+
+async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<number> {
+  const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, keys));
+  const holds = results.flatMap((hold, i) => (hold?.state === "paying" ? [{ key: keys[i] as string, hold }] : []));
+  const payments = new Map(
+    (
+      await findPayments(
+        ctx.db,
+        holds.map((h) => h.hold.reference),
+      )
+    ).map((p) => [p.reference, p]),
+  );
+  const toFollow: Payment[] = [];
+  for (const { key, hold } of holds) {
+    const { reference, customerId } = hold;
+    const p =
+      payments.get(reference) ??
+      // Pinned without a row. The tombstone comes first, so that a row written late cannot be charged for.
+      (await writeTombstone(ctx.db, {
+        reference,
+        saleId: sale.id,
+        reservationId: ctx.ids.reservationId(sale.no, customerId, key),
+        reservationKey: key,
+        customerId,
+      }));
+    if (p.state === "captured" || p.state === "declined" || p.state === "cancelled") toFollow.push(p);
+  }
+  await followPayments(ctx, toFollow);
+  return toFollow.length;
+}
+
+/** Queued too long -> held again; queued and not in line (a crash, a lost Redis) -> in line. */
+async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong: number }> {
+  const late = await ctx.db
+    .select({ reference: payments.reference })
+    .from(payments)
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax))))
+    .limit(BATCH_MAX);
+  await followPayments(
+    ctx,
+    await cancelQueued(
+      ctx.db,
+      late.map((r) => r.reference),
+      "waited_too_long",
+    ),
+  );
+  const rows = await ctx.db
+    .select({ reference: payments.reference, gateway: payments.gateway })
+    .from(payments)
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(SETTLED_MS))))
+    .orderBy(asc(payments.queuedAt))
+    .limit(5_000);
+  let requeued = 0;
+  for (const name of new Set(rows.map((r) => r.gateway))) {
+    const references = rows.filter((r) => r.gateway === name).map((r) => r.reference);
+    const { places } = await ctx.scripts.gateView(name, references);
+    const missing = references.filter((_, i) => places[i] === 0);
+    if (missing.length > 0) await ctx.scripts.lineJoin(name, missing);
+    requeued += missing.length;
+  }
+  if (requeued > 0) ctx.work.emit("line");
+  return { requeued, waitedTooLong: late.length };
+}
+
+/** Refunds asked for, until the gateway has said refunded; un-claim and restock in that very transaction (rule M). */
+async function refund(ctx: Context): Promise<number> {
+  const due = await ctx.db
+    .select({ payment: payments, order: orders })
+    .from(payments)
+    .leftJoin(orders, eq(orders.reference, payments.reference))
+    .where(and(eq(payments.state, "refunding"), lte(payments.checkAt, sql`now()`)))
+    .limit(BATCH_MAX);
+  let refunds = 0;
+  for (const { payment: p, order } of due) {
+    const gateway = ctx.gateways.get(p.gateway);
+    if (!gateway) continue;
+    const answer = await ask(ctx, gateway, ctx.gates.get(p.gateway), "refund", () => gateway.refund(p.reference, p.amount));
+    if (answer?.outcome !== "refunded") {
+      await ctx.db
+        .update(payments)
+        .set({ checkAt: sql`now() + ${REFUND_AGAIN_MS} * interval '1 millisecond'` })
+        .where(eq(payments.reference, p.reference));
+      continue;
+    }
+    await ctx.db.transaction(async (tx) => {
+      const restock = order?.restock === true;
+      const [changed] = await tx
+        .update(payments)
+        .set({ state: "refunded", endedAt: sql`now()`, checkAt: null, ...(restock && { claimed: false }) })
+        .where(and(eq(payments.reference, p.reference), eq(payments.state, "refunding")))
+        .returning();
+      if (!changed || !order) return;
+      await tx.update(orders).set({ status: "refunded", refundedAt: sql`now()` }).where(eq(orders.id, order.id));
+      if (restock) await unclaimUnits(tx, p.saleId, p.lines);
+      // The customer's paid units end with the refund, whether or not the goods go back on sale.
+      const move = { saleId: p.saleId, reason: `refund of ${order.id}`, orderId: order.id, customerId: p.customerId, state: "granted" as const };
+      for (const l of p.lines) {
+        await tx
+          .insert(stockMoves)
+          .values({ ...move, id: `rf_${p.reference}_${l.sku}`, sku: l.sku, delta: restock ? l.quantity : 0, customerUnits: l.quantity })
+          .onConflictDoNothing();
+      }
+    });
+    refunds++;
+  }
+  return refunds;
+}
+
+async function finishMoves(ctx: Context): Promise<number> {
+  const open = await ctx.db
+    .select()
+    .from(stockMoves)
+    .where(inArray(stockMoves.state, ["pending", "granted"]))
+    .orderBy(asc(stockMoves.createdAt))
+    .limit(BATCH_MAX);
+  for (const move of open) {
+    const sale = await ctx.sales.get(move.saleId);
+    if (sale) await finishMove(ctx, sale, move);
+  }
+  return open.length;
+}
+
+/** Settings that Postgres has and Redis does not (a crash between the two writes). */
+export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
+  const [row] = await ctx.db.select().from(sales).where(eq(sales.id, sale.id));
+  if (row) await ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row)));
+}
+
+/**
+ * Walks the gateway's own list for charges that no live payment explains: a late capture of a reference we had ended is
+ * refunded; one we never made is listed for a person.
+ */
+async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
+  const [row] = await ctx.db.select().from(gates).where(eq(gates.gateway, gateway.name));
+  const page = await gateway.list(row?.listCursor ?? null, LIST_PAGE);
+  let stray = 0;
+  const captured = page.charges.filter((c) => c.status === "captured");
+  const ours = new Map(
+    (
+      await ctx.db
+        .select()
+        .from(payments)
+        .where(inArray(payments.reference, captured.map((c) => c.reference).concat("")))
+    ).map((p) => [p.reference, p]),
+  );
+  for (const c of captured) {
+    const p = ours.get(c.reference);
+    if (p?.state === "declined" || p?.state === "cancelled") {
+      ctx.log.error({ reference: c.reference }, "captured after its payment had ended: it is refunded");
+      await ctx.db
+        .update(payments)
+        .set({ state: "refunding", chargeId: c.id, amount: c.amount, late: true, checkAt: sql`now()`, attention: "captured late" })
+        .where(and(eq(payments.reference, c.reference), inArray(payments.state, ["declined", "cancelled"])));
+      stray++;
+    } else if (!p && saleNoOfReservation(c.reservationId) !== null) {
+      await ctx.db
+        .insert(strayCharges)
+        .values({ gateway: gateway.name, reference: c.reference, chargeId: c.id, reservationId: c.reservationId, amount: c.amount, currency: c.currency })
+        .onConflictDoNothing();
+      stray++;
+    }
+  }
+  // A page that is not full is read again: the gateway's newest charges may still change their state.
+  if (page.next && page.charges.length === LIST_PAGE) await ctx.db.update(gates).set({ listCursor: page.next }).where(eq(gates.gateway, gateway.name));
+  return stray;
+}
+
+/** One bounded round over everything. A step that fails leaves the others to run; its error is logged and thrown at the end. */
+export async function reconcileOnce(ctx: Context, options: { walk?: boolean } = {}): Promise<Reconciled> {
+  const done: Reconciled = { lookedUp: 0, ordersRecorded: 0, holdsFollowed: 0, requeued: 0, waitedTooLong: 0, refunds: 0, movesFinished: 0, strayCharges: 0 };
+  const errors: unknown[] = [];
+  const step = async (f: () => Promise<Partial<Reconciled>>) => {
+    try {
+      for (const [name, n] of Object.entries(await f())) done[name as keyof Reconciled] += n;
+    } catch (error) {
+      errors.push(error);
+    }
+  };
+  await step(async () => ({ lookedUp: await resolveOpen(ctx) }));
+  await step(async () => ({ ordersRecorded: await recordCaptured(ctx) }));
+  for (const sale of await ctx.sales.all()) {
+    await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
+    await step(async () => {
+      await pushSettings(ctx, sale);
+      return {};
+    });
+  }
+  await step(() => requeue(ctx));
+  await step(async () => ({ refunds: await refund(ctx) }));
+  await step(async () => ({ movesFinished: await finishMoves(ctx) }));
+  if (options.walk) for (const g of ctx.gateways.values()) await step(async () => ({ strayCharges: await walkCharges(ctx, g) }));
+  if (errors.length > 0) throw errors[0];
+  return done;
+}

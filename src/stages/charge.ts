@@ -1,0 +1,152 @@
+/**
+ * charge: what happens inside a permit. Claim in Postgres, ask the gateway, write the outcome, bring the hold in line.
+ * No transaction is open while the gateway works; unknown is a state, not an error.
+ */
+import type { Context } from "../context.ts";
+import type { Gate, Permit } from "../gate.ts";
+import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
+import { cancelQueued, claimAtOnce, claimForSending, findPayment, findPayments, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
+import { followPayments } from "./confirm.ts";
+
+const COD_BATCH_MAX = 256;
+const IDLE_MS = 50;
+
+/** Calls the gateway, measured. A thrown error of the adapter is unknown too. */
+export async function askGateway(
+  ctx: Context,
+  gateway: Gateway,
+  kind: "charge" | "lookUp" | "cancel" | "refund",
+  ask: () => Promise<GatewayAnswer>,
+): Promise<{ answer: GatewayAnswer; callMs: number }> {
+  const began = performance.now();
+  let answer: GatewayAnswer;
+  try {
+    answer = await ask();
+  } catch (error) {
+    ctx.log.error({ err: error, gateway: gateway.name, kind }, "gateway adapter failed");
+    answer = { outcome: "unknown", why: "the adapter failed" };
+  }
+  const callMs = performance.now() - began;
+  ctx.metrics.gatewayCalls.observe({ gateway: gateway.name, kind, answer: answer.outcome }, callMs / 1000);
+  if (answer.outcome === "unknown" || answer.outcome === "not_done") ctx.log.warn({ gateway: gateway.name, kind, ...answer }, "gateway");
+  return { answer, callMs };
+}
+
+export function chargeRequest(p: Payment) {
+  const { reference, reservationId, amount, currency, token, returnUrl, lines } = p;
+  return { reference, reservationId, amount, currency, token, returnUrl, lines };
+}
+
+/** The payment at the head of the line, under its permit. */
+export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit: Permit): Promise<void> {
+  const payment = await findPayment(ctx.db, permit.reference);
+  const sale = payment && (await ctx.sales.get(payment.saleId));
+  if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
+  if (Date.now() - payment.queuedAt.getTime() > ctx.config.payWaitMsMax) {
+    await gate.settle(permit, null, null);
+    return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
+  }
+  // Rule E, first check. Not sent: reconcile puts the payment back in line.
+  if (!permit.covers()) return gate.settle(permit, null, null);
+  const claim = await claimForSending(ctx.db, payment.reference, sale.epoch, ctx.config.gatewayLeaseMs);
+  switch (claim.outcome) {
+    case "NO_UNITS":
+      ctx.log.error({ reference: payment.reference }, "no unit to claim: the hold is released and nobody was charged");
+      await gate.settle(permit, null, null);
+      return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], NO_UNITS));
+    case "OLD_EPOCH":
+      await ctx.sales.refresh(sale.id);
+      return gate.settle(permit, null, null);
+    case "NOT_QUEUED":
+      return gate.settle(permit, null, null);
+    case "CLAIMED":
+      // Rule E, second check: claimed but not sent; reconcile closes the door and gives the hold back.
+      if (!permit.covers()) return gate.settle(permit, null, null);
+  }
+  const { answer, callMs } = await askGateway(ctx, gateway, "charge", () => gateway.charge(chargeRequest(claim.payment)));
+  ctx.metrics.outcomes.inc({ stage: "charge", outcome: answer.outcome });
+  // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
+  const stored = await settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs);
+  await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
+  if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish("fb:changes", stored.reservationKey);
+}
+
+/** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
+export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, signal: AbortSignal): Promise<void> {
+  const running = new Set<Promise<void>>();
+  while (!signal.aborted) {
+    if (running.size >= gate.limit) {
+      await Promise.race(running);
+      continue;
+    }
+    const got = await gate.take("charge").catch((error) => {
+      ctx.log.debug({ err: error }, "no permit");
+      return "BUSY" as const;
+    });
+    if (typeof got === "object" && "token" in got) {
+      const one: Promise<void> = charge(ctx, gateway, gate, got)
+        .catch((error) => ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"))
+        .finally(() => running.delete(one));
+      running.add(one);
+      continue;
+    }
+    await idle(ctx, "line", typeof got === "object" ? Math.min(got.opensInMs, 500) : IDLE_MS, signal);
+  }
+  await Promise.allSettled(running);
+}
+
+/** One batch of a line that needs no permits. Answers how many were taken from the line. */
+export async function chargeBatch(ctx: Context, gateway: Gateway): Promise<number> {
+  const references = await ctx.scripts.lineTake(gateway.name, COD_BATCH_MAX);
+  if (references.length === 0) return 0;
+  const queued = (await findPayments(ctx.db, references)).filter((p) => p.state === "queued");
+  for (const saleId of new Set(queued.map((p) => p.saleId))) {
+    await claimOfSale(
+      ctx,
+      saleId,
+      queued.filter((p) => p.saleId === saleId).map((p) => p.reference),
+    );
+  }
+  return references.length;
+}
+
+async function claimOfSale(ctx: Context, saleId: string, references: string[]): Promise<void> {
+  const sale = await ctx.sales.get(saleId);
+  if (!sale) return;
+  const done = await claimAtOnce(ctx.db, saleId, references, sale.epoch);
+  if (done === "OLD_EPOCH") {
+    await ctx.sales.refresh(saleId);
+  } else if (done === "NO_UNITS") {
+    if (references.length > 1) for (const one of references) await claimOfSale(ctx, saleId, [one]);
+    else await followPayments(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
+  } else {
+    ctx.metrics.outcomes.inc({ stage: "charge", outcome: "captured" }, done.length);
+    await followPayments(ctx, done);
+  }
+}
+
+export async function runBatches(ctx: Context, gateway: Gateway, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    const n = await chargeBatch(ctx, gateway).catch((error) => {
+      ctx.log.error({ err: error }, "cash on delivery batch stopped half-way; reconcile goes on with it");
+      return 0;
+    });
+    if (n === 0) await idle(ctx, "line", IDLE_MS, signal);
+  }
+}
+
+/** Waits for a hint of this process, the time, or the signal. */
+export function idle(ctx: Context, hint: string, ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      ctx.work.off(hint, done);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    ctx.work.once(hint, done);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
+}

@@ -1,0 +1,38 @@
+/**
+ * confirm: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
+ * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
+ */
+import type { Context } from "../context.ts";
+import { endedUnpaid, NO_UNITS, type Payment } from "../payments.ts";
+
+/** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
+export async function followPayments(ctx: Context, payments: Payment[]): Promise<void> {
+  const bySale = new Map<string, Payment[]>();
+  for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
+  for (const [saleId, ofSale] of bySale) {
+    const sale = await ctx.sales.get(saleId);
+    if (!sale) continue;
+    const captured = ofSale.filter((p) => p.state === "captured");
+    if (captured.length > 0) {
+      const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
+      const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests));
+      results.forEach((r, i) => {
+        ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
+        // The order does not depend on the hold: reconcile records it from the payment's snapshot.
+        if (r.outcome !== "CONFIRMED") ctx.log.warn({ reference: captured[i]?.reference, outcome: r.outcome }, "captured, but the hold speaks otherwise");
+      });
+    }
+    const ended = ofSale.filter(endedUnpaid);
+    if (ended.length > 0) {
+      const requests = ended.map((p) => ({
+        key: p.reservationKey,
+        reference: p.reference,
+        graceMs: ctx.config.retryGraceMs,
+        to: p.declineCode === NO_UNITS ? ("released" as const) : ("held" as const),
+      }));
+      const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests));
+      for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
+    }
+  }
+  if (payments.length > 0) ctx.work.emit("journal");
+}

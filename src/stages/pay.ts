@@ -1,0 +1,167 @@
+/**
+ * pay: pins the hold in Redis (lua/pay.lua), then commits the payment row in Postgres, then takes a place in the gateway's
+ * line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back (rule D), or a
+ * row outside the line, which it puts in.
+ */
+import { hash } from "node:crypto";
+import { coalesce, Overloaded } from "../coalesce.ts";
+import type { Context } from "../context.ts";
+import { makeReference } from "../ids.ts";
+import { findPayment, insertPayments, type NewPayment, type Payment } from "../payments.ts";
+import { Unavailable } from "../redis.ts";
+import type { Sale } from "../sales.ts";
+import type { Contact, OrderLine, ShipTo } from "../schema.ts";
+import type { Hold, PayResult, SaleClock } from "../scripts.ts";
+
+const BATCH_MAX = 128;
+const WAITING_MAX = 5_000;
+const LINE_VIEW_MS = 100;
+
+export interface PayRequest {
+  key: string;
+  reservationId: string;
+  customerId: string;
+  gateway: string;
+  token: string | null;
+  contact: Contact;
+  shipTo: ShipTo | null;
+  returnUrl: string | null;
+  language: string;
+}
+
+export type Paid =
+  | { outcome: "PAYING" | "CONFIRMED" | "RELEASED" | "EXPIRED"; hold: Hold; clock: SaleClock }
+  /** The same gateway and token were declined before; the answer is that one again. */
+  | { outcome: "DECLINED"; hold: Hold; clock: SaleClock; payment: Payment }
+  | { outcome: "PAUSED" | "LOST" | "LINE_FULL" };
+
+export const tokenDigest = (gateway: string, token: string | null) => hash("sha256", `${gateway}\n${token ?? ""}`);
+
+/** Lines of a hold with the prices of the sale: what the payment's snapshot, the amount and the order are made of. */
+export function orderLinesOf(sale: Sale, lines: string): OrderLine[] {
+  return lines.split(",").map((part) => {
+    const [sku = "", quantity] = part.split(":");
+    const item = sale.items.get(sku);
+    if (!item) throw new Error("a hold names an item that its sale does not have");
+    return { sku, quantity: Number(quantity), unitPrice: item.unitPrice, name: item.name };
+  });
+}
+
+/** Minor units, shipping fee and tax included. */
+export function amountOf(sale: Sale, lines: OrderLine[]): number {
+  return lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, sale.shippingFee);
+}
+
+export function payStage(ctx: Context) {
+  type Pin = { key: string; customerId: string; reference: string; referenceBefore: string };
+  const pins = new Map<string, (p: Pin) => Promise<{ result: PayResult; clock: SaleClock }>>();
+
+  function pin(sale: Sale, p: Pin) {
+    let run = pins.get(sale.id);
+    if (!run) {
+      run = coalesce(
+        async (batch: Pin[]) => {
+          const answer = await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, batch));
+          ctx.work.emit("journal");
+          return answer.results.map((result) => ({ result, clock: answer }));
+        },
+        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX },
+      );
+      pins.set(sale.id, run);
+    }
+    return run(p);
+  }
+
+  const insert = coalesce<NewPayment, boolean>(
+    async (rows) => {
+      const inserted = await insertPayments(ctx.db, rows).catch((error) => {
+        throw new Unavailable("Postgres does not answer", 1000, { cause: error });
+      });
+      // A lost place in the line is found by reconcile; the payment itself is safe.
+      for (const [gateway, queued] of byGateway(rows.filter((r) => inserted.has(r.reference)))) {
+        await ctx.scripts
+          .lineJoin(
+            gateway,
+            queued.map((r) => r.reference),
+          )
+          .catch((error) => ctx.log.warn({ err: error }, "line not joined; reconcile will"));
+        ctx.work.emit("line");
+      }
+      return rows.map((r) => inserted.has(r.reference));
+    },
+    { batchMax: BATCH_MAX, waitingMax: WAITING_MAX },
+  );
+
+  /** Length of each line, looked at no more often than every 100 ms. */
+  const lines = new Map<string, { at: number; length: number }>();
+  async function lineHasRoom(gateway: string): Promise<boolean> {
+    let seen = lines.get(gateway);
+    if (!seen || Date.now() - seen.at > LINE_VIEW_MS) {
+      const view = await ctx.scripts.gateView(gateway);
+      seen = { at: Date.now(), length: view.line };
+      lines.set(gateway, seen);
+    }
+    // Those admitted since the last look count too.
+    return seen.length++ < ctx.config.gatewayLineMax;
+  }
+
+  async function attempt(sale: Sale, r: PayRequest, referenceBefore: string, tries: number): Promise<Paid> {
+    const reference = makeReference(Date.now());
+    const { result, clock } = await pin(sale, { key: r.key, customerId: r.customerId, reference, referenceBefore });
+    switch (result.outcome) {
+      case "PAUSED":
+      case "LOST":
+        return { outcome: result.outcome };
+      case "CONFIRMED":
+      case "RELEASED":
+      case "EXPIRED":
+        return { outcome: result.outcome, hold: result.hold, clock };
+      case "JOINED":
+        return { outcome: "PAYING", hold: result.hold, clock };
+      case "DECLINED_BEFORE": {
+        const before = await findPayment(ctx.db, result.hold.reference);
+        if (before?.state === "declined" && before.tokenDigest === tokenDigest(r.gateway, r.token)) {
+          return { outcome: "DECLINED", hold: result.hold, clock, payment: before };
+        }
+        // Another caller may have pinned and been declined in between; a few rounds settle it.
+        if (tries <= 0) throw new Overloaded("the reservation changes too fast");
+        return attempt(sale, r, result.hold.reference, tries - 1);
+      }
+      case "PAYING": {
+        const orderLines = orderLinesOf(sale, result.hold.lines);
+        const written = await insert({
+          reference,
+          saleId: sale.id,
+          reservationId: r.reservationId,
+          reservationKey: r.key,
+          customerId: r.customerId,
+          gateway: r.gateway,
+          token: r.token,
+          tokenDigest: tokenDigest(r.gateway, r.token),
+          amount: amountOf(sale, orderLines),
+          currency: sale.currency,
+          lines: orderLines,
+          contact: r.contact,
+          shipTo: r.shipTo,
+          returnUrl: r.returnUrl,
+          language: r.language,
+          state: "queued",
+        });
+        // Not written: reconcile closed this pin meanwhile, or an earlier payment is still live. Reconcile gives the hold back.
+        if (!written) throw new Unavailable("the payment was not begun", 2000);
+        return { outcome: "PAYING", hold: result.hold, clock };
+      }
+    }
+  }
+
+  return async (sale: Sale, request: PayRequest): Promise<Paid> => {
+    if (!(await lineHasRoom(request.gateway))) return { outcome: "LINE_FULL" };
+    return attempt(sale, request, "", 3);
+  };
+}
+
+function byGateway(rows: NewPayment[]): Map<string, NewPayment[]> {
+  const out = new Map<string, NewPayment[]>();
+  for (const r of rows) out.set(r.gateway, [...(out.get(r.gateway) ?? []), r]);
+  return out;
+}

@@ -1,0 +1,217 @@
+/**
+ * persist: the journal to Postgres, in batches. Mirror rows, orders, their lines and their mails are one transaction; only
+ * then are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
+ */
+import { inArray, sql } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import type { Tx } from "../db.ts";
+import type { Ids } from "../ids.ts";
+import { orderIdOf } from "../ids.ts";
+import { saleKeys } from "../keys.ts";
+import type { Sale } from "../sales.ts";
+import { orders, payments } from "../schema.ts";
+
+const GROUP = "persist";
+/** Entries per read; one entry carries up to 128 transitions. */
+const ENTRIES_MAX = 100;
+/** An entry that another consumer read and did not finish is taken over after this. */
+const RECLAIM_IDLE_MS = 5_000;
+const JOURNAL_VERSION = "1";
+
+export interface JournalEntry {
+  id: string;
+  epoch: number;
+  seq: number;
+  atMs: number;
+  transitions: Array<{ key: string; letter: string; deadlineMs: number; reference: string; lines: string; customerId: string }>;
+}
+
+type RawEntry = [id: string, fields: string[] | null];
+
+/** Throws when an entry cannot be read: it is not ours to guess. */
+export function parseEntry([id, fields]: RawEntry): JournalEntry {
+  const f: Record<string, string> = {};
+  for (let i = 0; fields && i < fields.length; i += 2) f[fields[i] as string] = fields[i + 1] as string;
+  if (f.v !== JOURNAL_VERSION) throw new Error(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
+  const transitions = (f.b ?? "").split("\n").map((line) => {
+    const m = /^([A-Za-z0-9_-]{22})\|([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.+)$/s.exec(line);
+    if (!m) throw new Error("a journal line cannot be read");
+    const [, key, letter, deadline, reference, lines, customerId] = m as unknown as [string, string, string, string, string, string, string];
+    return { key, letter, deadlineMs: Number(deadline), reference, lines, customerId };
+  });
+  return { id, epoch: Number(f.e), seq: Number(f.s), atMs: Number(f.t), transitions };
+}
+
+/**
+ * Writes entries of one sale. Mirror rows only of the present epoch: a rebuild has already counted what came before
+ * (protocol-model, mirror out of order); orders of any.
+ */
+export async function applyJournal(tx: Tx, ids: Ids, sale: Pick<Sale, "id" | "no">, entries: JournalEntry[]): Promise<number> {
+  const mirror = new Map<string, Record<string, unknown>>();
+  const confirmed = new Set<string>();
+  for (const e of entries) {
+    for (const t of e.transitions) {
+      if (t.letter === "c") confirmed.add(t.reference);
+      mirror.set(t.key, {
+        id: ids.reservationId(sale.no, t.customerId, t.key),
+        ...{ key: t.key, customer_id: t.customerId, state: t.letter, lines: t.lines, reference: t.reference },
+        ...{ deadline_ms: t.deadlineMs, epoch: e.epoch, seq: e.seq, at_ms: e.atMs, held_ms: mirror.get(t.key)?.held_ms ?? e.atMs },
+      });
+    }
+  }
+  await tx.execute(sql`
+    insert into reservations (id, sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
+    select r.id, ${sale.id}, r.key, r.customer_id, r.state, r.lines, r.reference, r.deadline_ms, r.epoch, r.seq,
+           to_timestamp(r.held_ms / 1000.0), to_timestamp(r.at_ms / 1000.0)
+    from jsonb_to_recordset(${JSON.stringify([...mirror.values()])}::jsonb) as r(id text, key text, customer_id text, state text, lines text,
+         reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
+    where r.epoch >= (select epoch from epochs where sale_id = ${sale.id})
+    on conflict (id) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
+           epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
+    where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
+  const recorded = await recordOrders(tx, [...confirmed]);
+  const seq = Math.max(...entries.map((e) => e.seq));
+  await tx.execute(sql`update journal_positions set seq = greatest(seq, ${seq}) where sale_id = ${sale.id}`);
+  return recorded;
+}
+
+/**
+ * Records the orders of captured payments from their snapshots, once per reservation, with lines and mail in the same
+ * transaction. Payments in any other state are passed over: an order without a charge is never written (P8).
+ */
+export async function recordOrders(tx: Tx, references: string[]): Promise<number> {
+  if (references.length === 0) return 0;
+  const captured = await tx
+    .select()
+    .from(payments)
+    .where(sql`${inArray(payments.reference, references)} and ${payments.state} = 'captured'`);
+  if (captured.length === 0) return 0;
+  const inserted = await tx
+    .insert(orders)
+    .values(
+      captured.map((p) => ({
+        id: orderIdOf(p.reference),
+        ...{ reservationId: p.reservationId, reference: p.reference, saleId: p.saleId, customerId: p.customerId, amount: p.amount },
+        ...{ currency: p.currency, gateway: p.gateway, chargeId: p.chargeId, contact: p.contact, shipTo: p.shipTo },
+        confirmedAt: p.capturedAt ?? sql`now()`,
+      })),
+    )
+    .onConflictDoNothing()
+    .returning({ id: orders.id });
+  if (inserted.length === 0) return 0;
+  const ids = JSON.stringify(inserted.map((o) => o.id));
+  await tx.execute(sql`
+    insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price)
+    select o.id, o.sale_id, l.sku, l.name, l.quantity, l."unitPrice"
+    from orders o join payments p using (reference),
+         jsonb_to_recordset(p.lines) as l(sku text, name text, quantity int, "unitPrice" bigint)
+    where o.id in (select jsonb_array_elements_text(${ids}::jsonb))
+    on conflict do nothing`);
+  await tx.execute(sql`
+    insert into outbox (order_id, kind, sale_id, language)
+    select o.id, 'confirmation', o.sale_id, p.language from orders o join payments p using (reference)
+    where o.id in (select jsonb_array_elements_text(${ids}::jsonb))
+    on conflict do nothing`);
+  return inserted.length;
+}
+
+const isDataError = (error: unknown) => /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
+
+export function persistStage(ctx: Context, consumer: string) {
+  /** Where the search for entries of dead consumers stands, by sale. */
+  const reclaims = new Map<string, { at: number; from: string }>();
+
+  async function write(sale: Sale, entries: JournalEntry[]): Promise<void> {
+    const recorded = await ctx.db.transaction((tx) => applyJournal(tx, ctx.ids, sale, entries));
+    ctx.metrics.persisted.inc(entries.length);
+    if (recorded > 0) {
+      ctx.metrics.orders.inc(recorded);
+      ctx.work.emit("outbox");
+    }
+  }
+
+  async function forget(journal: string, ids: string[]): Promise<void> {
+    await ctx.redis.client.xack(journal, GROUP, ...ids);
+    await ctx.redis.client.xdel(journal, ...ids);
+  }
+
+  /** An entry that Postgres will never take is kept for a person; the others flow. */
+  async function setAside(sale: Sale, raw: RawEntry, error: unknown): Promise<void> {
+    ctx.log.error({ err: error, saleId: sale.id, entry: raw[0] }, "journal entry set aside");
+    await ctx.db.execute(
+      sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${raw[0]}, ${JSON.stringify(raw[1])}, ${String(error)}) on conflict do nothing`,
+    );
+    ctx.metrics.deadLetters.inc();
+  }
+
+  async function work(sale: Sale, raw: RawEntry[]): Promise<number> {
+    const journal = saleKeys(sale.id).journal;
+    // Deleted before they could be read again: Redis hands them out without fields.
+    const gone = raw.filter(([, fields]) => fields === null);
+    const readable: Array<{ raw: RawEntry; entry: JournalEntry }> = [];
+    const done = gone.map(([id]) => id);
+    for (const r of raw) {
+      if (r[1] === null) continue;
+      try {
+        readable.push({ raw: r, entry: parseEntry(r) });
+      } catch (error) {
+        await setAside(sale, r, error);
+        done.push(r[0]);
+      }
+    }
+    if (readable.length > 0) {
+      try {
+        await write(
+          sale,
+          readable.map((r) => r.entry),
+        );
+        done.push(...readable.map((r) => r.raw[0]));
+      } catch (error) {
+        if (!isDataError(error)) throw error; // unknown: it is read again after the idle time
+        for (const r of readable) {
+          await write(sale, [r.entry]).catch(async (e) => {
+            if (!isDataError(e)) throw e;
+            await setAside(sale, r.raw, e);
+          });
+          done.push(r.raw[0]);
+        }
+      }
+    }
+    if (done.length > 0) await forget(journal, done);
+    return done.length;
+  }
+
+  /** One batch of one sale; answers how many entries were finished. */
+  return async function runOnce(sale: Sale): Promise<number> {
+    const journal = saleKeys(sale.id).journal;
+    const client = ctx.redis.client;
+    const reclaim = reclaims.get(sale.id) ?? { at: 0, from: "0-0" };
+    reclaims.set(sale.id, reclaim);
+    if (Date.now() - reclaim.at > RECLAIM_IDLE_MS / 2) {
+      reclaim.at = Date.now();
+      const [next, raw] = (await withGroup(ctx, journal, () =>
+        client.xautoclaim(journal, GROUP, consumer, RECLAIM_IDLE_MS, reclaim.from, "COUNT", ENTRIES_MAX),
+      )) as [string, RawEntry[]];
+      reclaim.from = next;
+      if (raw.length > 0) return work(sale, raw);
+    }
+    const read = (await withGroup(ctx, journal, () => client.xreadgroup("GROUP", GROUP, consumer, "COUNT", ENTRIES_MAX, "STREAMS", journal, ">"))) as Array<
+      [string, RawEntry[]]
+    > | null;
+    const raw = read?.[0]?.[1] ?? [];
+    return raw.length === 0 ? 0 : work(sale, raw);
+  };
+}
+
+/** Makes the group from the stream's beginning when Redis has lost it. */
+async function withGroup<T>(ctx: Context, journal: string, call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    if (!String(error).includes("NOGROUP")) throw error;
+    await ctx.redis.client.xgroup("CREATE", journal, GROUP, "0", "MKSTREAM").catch((e) => {
+      if (!String(e).includes("BUSYGROUP")) throw e;
+    });
+    return call();
+  }
+}

@@ -1,0 +1,41 @@
+/** reserve: concurrent requests of this process become one Lua call per sale (lua/reserve.lua). */
+import { coalesce } from "../coalesce.ts";
+import type { Context } from "../context.ts";
+import type { Sale } from "../sales.ts";
+import type { ReserveResult, SaleClock } from "../scripts.ts";
+
+const BATCH_MAX = 128;
+/** Per sale and process; at 20,000 a second this is half a second of waiting. */
+const WAITING_MAX = 10_000;
+const SWEEP_MAX = 128;
+
+export interface ReserveRequest {
+  key: string;
+  customerId: string;
+  /** `sku:quantity,...` in order of sku. */
+  lines: string;
+}
+export type Reserved = { result: ReserveResult; clock: SaleClock };
+
+export function reserveStage(ctx: Context) {
+  const bySale = new Map<string, (r: ReserveRequest) => Promise<Reserved>>();
+
+  function ofSale(sale: Sale) {
+    let reserve = bySale.get(sale.id);
+    if (!reserve) {
+      reserve = coalesce<ReserveRequest, Reserved>(
+        async (batch) => {
+          const answer = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, SWEEP_MAX, batch));
+          ctx.work.emit("journal");
+          return answer.results.map((result) => ({ result, clock: answer }));
+        },
+        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX },
+      );
+      bySale.set(sale.id, reserve);
+    }
+    return reserve;
+  }
+
+  /** One result per request. Throws Unavailable (unknown: repeat with the same key) or Overloaded (nothing done). */
+  return (sale: Sale, request: ReserveRequest): Promise<Reserved> => ofSale(sale)(request);
+}

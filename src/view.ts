@@ -1,0 +1,157 @@
+/** What the API shows of sales, reservations and orders. */
+import { eq, inArray, sql } from "drizzle-orm";
+import type { Context } from "./context.ts";
+import { orderIdOf, paymentIdOf } from "./ids.ts";
+import type { Payment } from "./payments.ts";
+import { findPayments } from "./payments.ts";
+import { deadlineAt, type Sale } from "./sales.ts";
+import { orderLines, orders } from "./schema.ts";
+import type { Hold, SaleClock } from "./scripts.ts";
+import { amountOf, orderLinesOf } from "./stages/pay.ts";
+
+const iso = (ms: number) => new Date(ms).toISOString();
+const SALE_VIEW_MS = 250;
+/** Before a gateway was ever measured. */
+const CALL_MS_GUESS = 1_000;
+
+export type Availability = "available" | "all_held" | "sold_out";
+/** Live units are held or paying, so some may come back; without any, every claim is captured. */
+export const availabilityOf = (i: { free: number; live: number }): Availability => (i.free > 0 ? "available" : i.live > 0 ? "all_held" : "sold_out");
+
+export function saleStatus(s: { nowMs: number; opensAtMs: number; closesAtMs: number; reserving: boolean }) {
+  if (s.nowMs >= s.closesAtMs) return "closed";
+  if (!s.reserving) return "paused";
+  return s.nowMs < s.opensAtMs ? "scheduled" : "open";
+}
+
+async function saleBody(ctx: Context, sale: Sale) {
+  const a = await ctx.sales.call(sale, (s) => ctx.scripts.stock(s, [...sale.items.keys()]));
+  const v = a.results;
+  return {
+    id: sale.id,
+    name: sale.name,
+    status: saleStatus({ nowMs: a.nowMs, opensAtMs: v.opensAtMs, closesAtMs: v.closesAtMs, reserving: v.reserving }),
+    opensAt: iso(v.opensAtMs),
+    closesAt: iso(v.closesAtMs),
+    serverTime: iso(a.nowMs),
+    currency: sale.currency,
+    holdMs: sale.holdMs,
+    maxUnitsPerCustomer: sale.maxUnitsPerCustomer,
+    gateways: sale.gateways,
+    shippingFee: sale.shippingFee,
+    items: [...sale.items.values()].map((i) => {
+      const units = v.items.get(i.sku) ?? { free: 0, live: 0 };
+      return { sku: i.sku, name: i.name, unitPrice: i.unitPrice, availability: availabilityOf(units), free: units.free };
+    }),
+    nextReleaseAt: v.nextDueMs > 0 ? iso(deadlineAt(v.nextDueMs, a)) : null,
+  };
+}
+
+/** The sale's page, asked of Redis at most every 250 ms by this process, however many look. */
+export function saleViewer(ctx: Context) {
+  const seen = new Map<string, { at: number; text: Promise<string> }>();
+  return (sale: Sale): Promise<string> => {
+    const last = seen.get(sale.id);
+    if (last && performance.now() - last.at < SALE_VIEW_MS) return last.text;
+    const next = { at: performance.now(), text: saleBody(ctx, sale).then((body) => JSON.stringify(body)) };
+    seen.set(sale.id, next);
+    next.text.catch(() => seen.get(sale.id) === next && seen.delete(sale.id));
+    return next.text;
+  };
+}
+
+export type ReservationView = ReturnType<typeof bareReservation> & {
+  payment?: { id: string; status: string; position?: number; etaMs?: number; actionUrl?: string; declineCode?: string };
+  orderId?: string;
+  recorded?: boolean;
+};
+
+/** What the hold alone tells; all there is to tell of one that never was paid for. */
+export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hold, clock: SaleClock) {
+  const lines = orderLinesOf(sale, hold.lines);
+  return {
+    id: ctx.ids.reservationId(sale.no, hold.customerId, key),
+    saleId: sale.id,
+    status: hold.state,
+    lines: lines.map(({ sku, quantity, unitPrice }) => ({ sku, quantity, unitPrice })),
+    amount: amountOf(sale, lines),
+    currency: sale.currency,
+    ...(hold.state === "held" && { expiresAt: iso(deadlineAt(hold.deadlineMs, clock)) }),
+    serverTime: iso(clock.nowMs),
+  };
+}
+
+/** A hold whose time is over is expired, even before it was swept. */
+function seenNow(hold: Hold, clock: SaleClock): Hold {
+  return hold.state === "held" && clock.pausedAtMs === 0 && hold.deadlineMs <= clock.nowMs - clock.shiftMs ? { ...hold, state: "expired" } : hold;
+}
+
+async function paymentPart(ctx: Context, hold: Hold, p: Payment | undefined): Promise<ReservationView["payment"]> {
+  if (!p) return undefined;
+  if (hold.state === "held") {
+    return p.state === "declined" ? { id: paymentIdOf(p.reference), status: "declined", declineCode: p.declineCode ?? "declined" } : undefined;
+  }
+  if (hold.state !== "paying") return undefined;
+  // Captured or ended and not yet told to Redis: still on its way.
+  const status = p.state === "queued" || p.state === "action_required" || p.state === "unknown" ? p.state : "sending";
+  const part: NonNullable<ReservationView["payment"]> = { id: paymentIdOf(p.reference), status };
+  if (status === "action_required" && p.actionUrl) part.actionUrl = p.actionUrl;
+  if (status === "queued") {
+    const view = await ctx.scripts.gateView(p.gateway, [p.reference]);
+    const limit = ctx.gates.get(p.gateway)?.limit ?? 1;
+    part.position = Math.max(1, view.places[0] ?? 1);
+    part.etaMs = view.opensInMs + Math.ceil(part.position / limit) * (view.callMs || CALL_MS_GUESS);
+  }
+  return part;
+}
+
+/** Full views of holds, with payment, place in the line and order. */
+export async function viewReservations(ctx: Context, sale: Sale, holds: Array<{ key: string; hold: Hold }>, clock: SaleClock): Promise<ReservationView[]> {
+  const references = holds.map((h) => h.hold.reference).filter((r) => r !== "");
+  const payments = new Map((await findPayments(ctx.db, references)).map((p) => [p.reference, p]));
+  const confirmed = holds.filter((h) => h.hold.state === "confirmed").map((h) => orderIdOf(h.hold.reference));
+  const recorded = new Set(
+    confirmed.length === 0 ? [] : (await ctx.db.select({ id: orders.id }).from(orders).where(inArray(orders.id, confirmed))).map((o) => o.id),
+  );
+  return Promise.all(
+    holds.map(async ({ key, hold: stored }) => {
+      const hold = seenNow(stored, clock);
+      const view: ReservationView = bareReservation(ctx, sale, key, hold, clock);
+      const payment = await paymentPart(ctx, hold, payments.get(hold.reference));
+      if (payment) view.payment = payment;
+      if (hold.state === "confirmed") Object.assign(view, { orderId: orderIdOf(hold.reference), recorded: recorded.has(orderIdOf(hold.reference)) });
+      return view;
+    }),
+  );
+}
+
+type OrderRow = typeof orders.$inferSelect;
+
+export async function viewOrders(ctx: Context, rows: OrderRow[]) {
+  const ids = rows.map((o) => o.id);
+  const lines = ids.length === 0 ? [] : await ctx.db.select().from(orderLines).where(inArray(orderLines.orderId, ids)).orderBy(orderLines.sku);
+  const linesOf = new Map<string, typeof lines>();
+  for (const l of lines) linesOf.set(l.orderId, [...(linesOf.get(l.orderId) ?? []), l]);
+  return rows.map((o) => ({
+    id: o.id,
+    reservationId: o.reservationId,
+    saleId: o.saleId,
+    customerId: o.customerId,
+    status: o.status,
+    lines: (linesOf.get(o.id) ?? []).map(({ sku, quantity, unitPrice, name }) => ({ sku, quantity, unitPrice, name })),
+    amount: o.amount,
+    currency: o.currency,
+    payment: { gateway: o.gateway, reference: o.reference, chargeId: o.chargeId },
+    contact: o.contact,
+    shipTo: o.shipTo,
+    confirmedAt: o.confirmedAt.toISOString(),
+    recordedAt: o.recordedAt.toISOString(),
+  }));
+}
+
+export async function findOrder(ctx: Context, orderId: string): Promise<OrderRow | undefined> {
+  const [row] = await ctx.db.select().from(orders).where(eq(orders.id, orderId));
+  return row;
+}
+
+export const newestFirst = sql`${orders.no} desc`;

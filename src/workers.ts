@@ -1,0 +1,113 @@
+/** The loops of a worker process. Each has a bounded single step; `run` repeats the steps until the signal. */
+import { sql } from "drizzle-orm";
+import { nanoid } from "nanoid";
+import type { Context } from "./context.ts";
+import type { Mailer } from "./notify/mail.ts";
+import { sendOnce } from "./notify/outbox.ts";
+import { auditSale } from "./recover/audit.ts";
+import { reconcileOnce } from "./recover/reconcile.ts";
+import { Unavailable } from "./redis.ts";
+import { idle, runBatches, runCharges } from "./stages/charge.ts";
+import { expireOnce } from "./stages/expire.ts";
+import { persistStage } from "./stages/persist.ts";
+
+const PERSIST_IDLE_MS = 50;
+const RECONCILE_MS = 1_000;
+const WALK_MS = 30_000;
+const OUTBOX_IDLE_MS = 500;
+const SALES_MS = 1_000;
+const AUDIT_MS = 15_000;
+
+/** Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing else. */
+async function repeat(ctx: Context, name: string, hint: string, pauseMs: number, signal: AbortSignal, step: () => Promise<number>): Promise<void> {
+  while (!signal.aborted) {
+    let more = 0;
+    try {
+      more = await step();
+    } catch (error) {
+      if (error instanceof Unavailable) ctx.log.debug({ err: error }, `${name} waits`);
+      else ctx.log.error({ err: error }, `${name} failed; it is tried again`);
+      await idle(ctx, "never", Math.max(pauseMs, 200), signal);
+    }
+    if (more === 0) await idle(ctx, hint, pauseMs, signal);
+  }
+}
+
+/** Learns of sales, settings and epochs that other processes wrote. Every process runs it. */
+export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
+  return repeat(ctx, "watching sales", "never", SALES_MS, signal, async () => {
+    const rows = await ctx.db.execute<{ id: string; version: number; epoch: number }>(
+      sql`select s.id, s.version, e.epoch from sales s join epochs e on e.sale_id = s.id`,
+    );
+    for (const r of rows) {
+      const known = ctx.sales.known().find((s) => s.id === r.id);
+      if (!known || known.version !== r.version || known.epoch !== r.epoch) {
+        ctx.sales.forgetUnknown(r.id);
+        await ctx.sales.refresh(r.id);
+      }
+    }
+    return 0;
+  });
+}
+
+async function publishGauges(ctx: Context): Promise<void> {
+  for (const sale of ctx.sales.known()) {
+    const audit = await auditSale(ctx, sale.id, sale.no);
+    if (!audit.ok) ctx.log.error({ audit }, "the books of a sale do not balance");
+    ctx.metrics.books.set({ sale: sale.id }, audit.ok ? 1 : 0);
+    for (const i of audit.items) {
+      for (const count of ["granted", "free", "held", "claimed", "sold", "difference"] as const)
+        ctx.metrics.units.set({ sale: sale.id, sku: i.sku, count }, i[count]);
+    }
+    const open = {
+      paying: audit.open.paying,
+      unknown: audit.open.unknown,
+      journal_lag: audit.open.journalLag,
+      refunding: audit.open.refunding,
+      mails_queued: audit.mails.queued,
+    };
+    for (const [kind, n] of Object.entries(open)) ctx.metrics.open.set({ sale: sale.id, kind }, n);
+  }
+  for (const gateway of ctx.gates.keys()) {
+    const view = await ctx.scripts.gateView(gateway);
+    ctx.metrics.gateInFlight.set({ gateway }, view.inFlight);
+    ctx.metrics.gateLine.set({ gateway }, view.line);
+  }
+}
+
+/** Runs everything a worker does until the signal; resolves when all of it has come to rest. */
+export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: AbortSignal): Promise<void> {
+  const persistOnce = persistStage(ctx, `persist-${nanoid(8)}`);
+  let lastWalk = 0;
+  /** For all sales side by side: one that waits for its rebuild stops no other. */
+  const eachSale = async (f: (sale: ReturnType<typeof ctx.sales.known>[number]) => Promise<number>) => {
+    const results = await Promise.allSettled(ctx.sales.known().map(f));
+    const failed = results.find((r) => r.status === "rejected");
+    if (failed) throw failed.reason;
+    return results.reduce((n, r) => n + (r.status === "fulfilled" ? r.value : 0), 0);
+  };
+  await Promise.all([
+    ...[...ctx.gateways.values()].map((g) => {
+      const gate = ctx.gates.get(g.name);
+      return gate ? runCharges(ctx, g, gate, signal) : runBatches(ctx, g, signal);
+    }),
+    repeat(ctx, "persist", "journal", PERSIST_IDLE_MS, signal, () => eachSale(persistOnce)),
+    ctx.config.sweepMs > 0
+      ? repeat(ctx, "sweeper", "never", ctx.config.sweepMs, signal, async () => {
+          await eachSale((sale) => expireOnce(ctx, sale));
+          return 0;
+        })
+      : undefined,
+    repeat(ctx, "reconcile", "never", RECONCILE_MS, signal, async () => {
+      const walk = Date.now() - lastWalk > WALK_MS;
+      if (walk) lastWalk = Date.now();
+      await reconcileOnce(ctx, { walk });
+      return 0;
+    }),
+    repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {
+      await publishGauges(ctx);
+      return 0;
+    }),
+    mailer ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, () => sendOnce(ctx, mailer)) : undefined,
+  ]);
+}
