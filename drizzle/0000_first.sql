@@ -24,6 +24,7 @@ CREATE TABLE "epochs" (
 --> statement-breakpoint
 CREATE TABLE "gates" (
 	"gateway" text PRIMARY KEY NOT NULL,
+	"quiet" boolean DEFAULT false NOT NULL,
 	"list_cursor" text
 );
 --> statement-breakpoint

@@ -1,6 +1,6 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
 import { EventEmitter } from "node:events";
-import { eq } from "drizzle-orm";
+import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
 import { connectChanges } from "./changes.ts";
@@ -55,10 +55,25 @@ function makeGateways(config: Config): Map<string, Gateway> {
   return new Map(made.map((g) => [g.name, g]));
 }
 
+/** Whether no call of ours can be running at the gateway: it was never used, or everything was stopped in good order. */
+async function isFresh(db: Db, gateway: string): Promise<boolean> {
+  if ((await db.insert(gateTable).values({ gateway }).onConflictDoNothing().returning()).length > 0) return true;
+  const at = and(eq(gateTable.gateway, gateway), eq(gateTable.quiet, true));
+  return (await db.update(gateTable).set({ quiet: false }).where(at).returning()).length > 0;
+}
+
+/** The last act of a stack that ran alone with a Redis of its own: gates that have no permit out need no wait next time. */
+async function markQuiet(ctx: Context): Promise<void> {
+  for (const gateway of ctx.gates.keys()) {
+    const { inFlight } = await ctx.scripts.gateView(gateway);
+    if (inFlight === 0) await ctx.db.update(gateTable).set({ quiet: true }).where(eq(gateTable.gateway, gateway));
+  }
+}
+
 async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>, scripts: Context["scripts"]): Promise<Map<string, Gate>> {
   const made = new Map<string, Gate>();
   for (const g of gateways.values()) {
-    const fresh = (await db.insert(gateTable).values({ gateway: g.name }).onConflictDoNothing().returning()).length > 0;
+    const fresh = await isFresh(db, g.name);
     const { gatewayLeaseMs: leaseMs, gatewayTimeoutMs: timeoutMs, gatewayOverrunMs: overrunMs } = config;
     if (g.needsPermits)
       made.set(g.name, makeGate(scripts, { gateway: g.name, limit: config.gatewayInFlightMax(g.name), leaseMs, timeoutMs, overrunMs, fresh }));
@@ -66,7 +81,7 @@ async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>,
   return made;
 }
 
-export async function compose(config: Config, log: Logger, local: { mailbox: Mailbox | null } = { mailbox: null }): Promise<Service> {
+export async function compose(config: Config, log: Logger, local: { mailbox: Mailbox | null; alone: boolean } = { mailbox: null, alone: false }): Promise<Service> {
   if (!config.redisUrls || !config.databaseUrl) throw new ConfigError("REDIS_URL and DATABASE_URL must both be set.");
   if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");
   const gateways = makeGateways(config);
@@ -99,7 +114,7 @@ export async function compose(config: Config, log: Logger, local: { mailbox: Mai
   };
   const rebuild = rebuilder(ctx);
   sales.onStale(async (saleId, why) => {
-    log.warn({ saleId, why }, "the sale in Redis is not the one Postgres knows; rebuilding");
+    log.info({ saleId, why }, "the sale in Redis is not the one Postgres knows; rebuilding");
     await rebuild(saleId);
   });
   const mailer: Mailer | null = config.smtpUrl ? smtpMailer(config.smtpUrl, config.mailFrom, MAIL_CONNECTIONS_MAX) : null;
@@ -121,6 +136,7 @@ export async function compose(config: Config, log: Logger, local: { mailbox: Mai
       closing ??= (async () => {
         drain.abort();
         await Promise.allSettled(loops);
+        if (local.alone) await markQuiet(ctx).catch((error) => log.debug({ err: error }, "the gates wait one lease next time"));
         mailer?.close();
         changes.close();
         await redis.close();

@@ -100,7 +100,7 @@ async function serve(): Promise<void> {
   try {
     const config = stack?.config ?? given;
     if (local) say("  Service ...");
-    const service = await compose(config, log, { mailbox: stack?.mailbox ?? null });
+    const service = await compose(config, log, { mailbox: stack?.mailbox ?? null, alone: stack?.alone ?? false });
     stopAll = async () => {
       await service.close();
       await stack?.stop();

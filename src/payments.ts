@@ -174,7 +174,9 @@ export async function settlePayment(db: Db, asked: Payment, answer: GatewayAnswe
       eq(payments.fence, asked.fence),
       inArray(payments.state, paymentStatesBefore(to).concat(to === asked.state ? [to] : [])),
     );
-  const lookAgainMs = Math.min(LOOK_UP_MS * 2 ** Math.min(Math.max(asked.fence - 1, 0), 5), LOOK_UP_MS_MAX);
+  // The older the question, the rarer it is asked.
+  const ageMs = asked.firstSentAt ? Date.now() - asked.firstSentAt.getTime() : 0;
+  const lookAgainMs = Math.min(Math.max(LOOK_UP_MS, ageMs / 4), LOOK_UP_MS_MAX);
 
   await db.transaction(async (tx) => {
     switch (answer.outcome) {

@@ -273,6 +273,8 @@ export const stockMoves = pgTable(
 /** A gateway's gate that existed once: its first opening needs no wait, every later Redis does (rule F). */
 export const gates = pgTable("gates", {
   gateway: text("gateway").primaryKey(),
+  /** Set by a stop in good order of a stack that ran alone: no call was out, so the next start need not wait (rule F). */
+  quiet: boolean("quiet").notNull().default(false),
   /** Where the walk through the gateway's own list of charges stands. */
   listCursor: text("list_cursor"),
 });

@@ -1,7 +1,8 @@
 /** Local mode: everything the service needs, on this machine, under one data folder. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { createRequire } from "node:module";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { nanoid } from "nanoid";
 import { type Config, ConfigError } from "../config.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
@@ -27,6 +28,8 @@ interface Running {
 export interface Local {
   config: Config;
   mailbox: Mailbox | null;
+  /** Redis is private to this process: nobody else can have calls at a gateway under its permits. */
+  alone: boolean;
   stop(): Promise<void>;
 }
 
@@ -121,7 +124,7 @@ export async function startLocal(given: Config, say: (line: string) => void): Pr
       sandboxGatewayUrl: config.sandboxGatewayUrl,
     };
     await writeFile(runningFile, JSON.stringify(running), { mode: 0o600 });
-    return { config: { ...config, port }, mailbox, stop };
+    return { config: { ...config, port }, mailbox, alone: !given.redisUrls && !given.databaseUrl, stop };
   } catch (error) {
     await stop();
     throw error;
@@ -136,7 +139,7 @@ export async function startSandboxProcess(env: Record<string, string>): Promise<
   });
   const program = fileURLToPath(new URL("./sandbox-gateway.ts", import.meta.url));
   const root = fileURLToPath(new URL("../..", import.meta.url));
-  const server = startGuarded("sandbox-gateway", [process.execPath, "--import", import.meta.resolve("tsx"), program], {
+  const server = startGuarded("sandbox-gateway", [process.execPath, "--import", pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href, program], {
     signal: "TERM",
     env: { PORT: "0", NODE_PATH: root, ...env },
     onLine: (line) => line.startsWith("http://") && tell(line.trim()),

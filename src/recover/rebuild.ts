@@ -178,8 +178,9 @@ export async function rebuildSale(ctx: Context, saleId: string): Promise<Rebuilt
     if (installed === "INSTALLED") {
       await ctx.sales.refresh(saleId);
       ctx.metrics.rebuilds.inc();
-      ctx.log.warn({ saleId, epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped }, "sale rebuilt in Redis from Postgres");
-      return { outcome: "REBUILT", epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped };
+      const rebuilt = { epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped };
+      ctx.log[rebuilt.dropped > 0 ? "error" : "info"]({ saleId, ...rebuilt }, "sale rebuilt in Redis from Postgres");
+      return { outcome: "REBUILT", ...rebuilt };
     }
   }
   throw new Unavailable(`sale ${saleId} could not be rebuilt yet`, 2000);

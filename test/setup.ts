@@ -1,0 +1,34 @@
+/** Once for the whole run: a Postgres of its own with a migrated template, so that each test file gets a database in no time. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { nanoid } from "nanoid";
+import postgres from "postgres";
+import type { TestProject } from "vitest/node";
+import { migrate } from "../src/db.ts";
+import { startPostgres } from "../src/local/postgres.ts";
+import { redisProgram } from "../src/local/redis.ts";
+
+declare module "vitest" {
+  interface ProvidedContext {
+    postgresUrl: string;
+  }
+}
+
+export default async function setup(project: TestProject) {
+  redisProgram((line) => console.log(line));
+  const folder = await mkdtemp(join(tmpdir(), "fukubukuro-test-"));
+  // Nothing here must outlive a power cut, and many files share one disk.
+  const server = await startPostgres(join(folder, "postgres"), { password: nanoid(), settings: ["fsync=off", "full_page_writes=off"] });
+  const sql = postgres(server.url, { max: 1 });
+  await sql`create database template_fukubukuro`;
+  await sql.end();
+  const template = new URL(server.url);
+  template.pathname = "/template_fukubukuro";
+  await migrate(template.href);
+  project.provide("postgresUrl", server.url);
+  return async () => {
+    await server.stop();
+    await rm(folder, { recursive: true, force: true });
+  };
+}
