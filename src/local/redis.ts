@@ -52,7 +52,7 @@ export function redisProgram(say: (line: string) => void): string {
 export async function startRedis(
   folder: string,
   say: (line: string) => void = () => {},
-  o: { port?: number; password?: string; fsync?: "always" | "everysec" } = {},
+  o: { port?: number; password?: string; fsync?: "always" | "everysec"; settings?: string[] } = {},
 ): Promise<LocalServer & { port: number; password: string; pid: number }> {
   const program = redisProgram(say);
   const dir = resolve(folder);
@@ -75,6 +75,7 @@ export async function startRedis(
     ],
     // Every acknowledged hold is on the disk (facts.md: everysec lost a third of them when the disk was slow).
     ...["appendonly yes", `appendfsync ${o.fsync ?? "always"}`, 'save ""', "maxmemory-policy noeviction", "loglevel warning"],
+    ...(o.settings ?? []),
   ];
   await writeFile(conf, `${settings.join("\n")}\n`, { mode: 0o600 });
   const server = startGuarded("redis", [program, conf], { signal: "TERM" });
