@@ -242,12 +242,15 @@ export async function settlePayment(db: Db, asked: Payment, answer: GatewayAnswe
         return;
       case "pending":
       case "not_found":
-      case "not_done":
+      case "not_done": {
+        // Known not to have been done: it does not count as sent, and need not wait for a lease.
+        const notSent = answer.outcome === "not_done" && { sends: sql`greatest(${payments.sends} - 1, 0)`, sentAt: null };
         await tx
           .update(payments)
-          .set({ checkAt: inMs(lookAgainMs) })
+          .set({ checkAt: inMs(lookAgainMs), ...notSent })
           .where(and(eq(payments.reference, asked.reference), eq(payments.fence, asked.fence), inArray(payments.state, [...PAYMENT_OPEN])));
         return;
+      }
       case "refunded": {
         const attention = "the gateway says refunded, and no refund was asked for";
         await tx

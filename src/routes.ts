@@ -90,10 +90,10 @@ export function makeRoutes(ctx: Context) {
   const json = (c: Http, status: number, body: unknown, headers: Record<string, string> = {}) =>
     send(c, status, typeof body === "string" ? body : JSON.stringify(body), { "content-type": "application/json", ...headers });
 
-  function problem(c: Http, p: Problem): Response {
+  function problem(c: Http, p: Problem, route = c.req.routePath): Response {
     const requestId = requestIdOf(c);
     const { status, body, headers } = problemAnswer(p, requestId);
-    count(c.req.routePath, status);
+    count(route, status);
     return c.body(JSON.stringify(body), status as 400, headersOf(c, requestId, headers));
   }
 
@@ -112,7 +112,7 @@ export function makeRoutes(ctx: Context) {
     ctx.log.error({ err: error, path: c.req.path }, "unexpected error");
     return problem(c, new Problem("INTERNAL_ERROR", "Something went wrong on our side; tell us the request id."));
   });
-  app.notFound((c) => problem(c, new Problem("NOT_FOUND", "no such route")));
+  app.notFound((c) => problem(c, new Problem("NOT_FOUND", "no such route"), "none"));
 
   function route(spec: RouteSpec, handler: Handler): void {
     specs.push(spec);

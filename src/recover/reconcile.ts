@@ -95,7 +95,8 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
       .where(eq(payments.reference, mine.reference));
     return settle(mine, said);
   }
-  if (mine.sends < SENDS_MAX && !pastDeadline) {
+  const patient = Date.now() - mine.queuedAt.getTime() < ctx.config.payWaitMsMax;
+  if (mine.sends < SENDS_MAX && patient && !pastDeadline) {
     const again = await takeOver(ctx.db, mine.reference, mine.fence, leaseMs, true);
     return again && settle(again, await ask(ctx, gateway, gate, "charge", () => gateway.charge(chargeRequest(again))));
   }
