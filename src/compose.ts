@@ -28,6 +28,8 @@ export interface Service {
   ctx: Context;
   app: ReturnType<typeof makeApp>["app"];
   specs: ReturnType<typeof makeApp>["specs"];
+  /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
+  makeWhole(): Promise<void>;
   /** Begins the loops of this role. */
   start(): void;
   /** Not ready any more, waiting answers end, loops take no new work. What is under way goes on. */
@@ -127,6 +129,14 @@ export async function compose(config: Config, log: Logger, local: { mailbox: Mai
     ctx,
     app,
     specs,
+    async makeWhole() {
+      try {
+        await redis.ready(10_000);
+        for (const sale of await sales.all()) await rebuild(sale.id);
+      } catch (error) {
+        log.error({ err: error }, "not every sale could be made whole yet; it is tried again");
+      }
+    },
     start() {
       loops.push(watchSales(ctx, drain.signal));
       if (config.role !== "api") loops.push(runWorkers(ctx, mailer, drain.signal));

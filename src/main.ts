@@ -105,6 +105,7 @@ async function serve(): Promise<void> {
       await service.close();
       await stack?.stop();
     };
+    await service.makeWhole();
     service.start();
     if (local) await demoSale(service);
     const server = config.role === "worker" ? null : await listen(service, config.port, config.host);

@@ -7,7 +7,7 @@ import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
 export const MAIL_CONNECTIONS_MAX = 5;
 const BATCH_MAX = 50;
 /** Longer than the mail link's own time limits together, so that no two senders have one mail in hand. */
-const LEASE_MS = 60_000;
+const LEASE_MS = 30_000;
 const RETRY_MS = 2_000;
 const RETRY_MS_MAX = 600_000;
 
