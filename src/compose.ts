@@ -83,7 +83,11 @@ async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>,
   return made;
 }
 
-export async function compose(config: Config, log: Logger, local: { mailbox: Mailbox | null; alone: boolean } = { mailbox: null, alone: false }): Promise<Service> {
+export async function compose(
+  config: Config,
+  log: Logger,
+  local: { mailbox: Mailbox | null; alone: boolean } = { mailbox: null, alone: false },
+): Promise<Service> {
   if (!config.redisUrls || !config.databaseUrl) throw new ConfigError("REDIS_URL and DATABASE_URL must both be set.");
   if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");
   const gateways = makeGateways(config);

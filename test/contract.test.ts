@@ -1,8 +1,8 @@
 /** The HTTP contract: every route, every code, every way to be wrong. Other programs are written against it. */
 import { readFileSync } from "node:fs";
 import { request as rawRequest } from "node:http";
-import { createSigner } from "fast-jwt";
 import fc from "fast-check";
+import { createSigner } from "fast-jwt";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkReserveBody, reserveBody } from "../src/contract.ts";
 import { PROBLEMS, type ProblemCode } from "../src/problem.ts";
@@ -20,7 +20,8 @@ beforeAll(async () => {
 });
 afterAll(() => world.close());
 
-const document = async () => (await call<{ paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> }>(`${api.url}/openapi.json`)).body;
+const document = async () =>
+  (await call<{ paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> }>(`${api.url}/openapi.json`)).body;
 /** What a request could move at once; `sold` follows by itself when an order is recorded. */
 const stockNow = async () => JSON.stringify((await op.sale(saleId)).items.map(({ granted, free, held, claimed }) => ({ granted, free, held, claimed })));
 
@@ -30,7 +31,9 @@ describe("the document", () => {
     const documented = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((m) => `${m} ${path}`));
     const routed = api.service.specs.map((s) => `${s.method} ${s.path}`);
     expect(documented.sort()).toEqual(routed.sort());
-    const served = api.service.app.routes.filter((r) => r.method !== "ALL" && r.path.startsWith("/v1")).map((r) => `${r.method.toLowerCase()} ${r.path.replace(/:(\w+)/g, "{$1}")}`);
+    const served = api.service.app.routes
+      .filter((r) => r.method !== "ALL" && r.path.startsWith("/v1"))
+      .map((r) => `${r.method.toLowerCase()} ${r.path.replace(/:(\w+)/g, "{$1}")}`);
     expect([...new Set(served)].sort()).toEqual(routed.filter((r) => r.includes(" /v1")).sort());
     const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
     for (const route of routed) {
@@ -51,11 +54,18 @@ describe("the document", () => {
 
 describe("who calls", () => {
   const base = { algorithm: "HS256" as const, key: SECRET, aud: "fukubukuro", expiresIn: 60_000 };
-  const sign = (claims: Record<string, unknown>, change: Record<string, unknown> = {}) => createSigner({ ...base, ...change } as Parameters<typeof createSigner>[0])(claims) as unknown as string;
-  const none = (claims: Record<string, unknown>) => `${[{ alg: "none", typ: "JWT" }, claims].map((p) => Buffer.from(JSON.stringify(p)).toString("base64url")).join(".")}.`;
+  const sign = (claims: Record<string, unknown>, change: Record<string, unknown> = {}) =>
+    createSigner({ ...base, ...change } as unknown as Parameters<typeof createSigner>[0])(claims) as unknown as string;
+  const none = (claims: Record<string, unknown>) =>
+    `${[{ alg: "none", typ: "JWT" }, claims].map((p) => Buffer.from(JSON.stringify(p)).toString("base64url")).join(".")}.`;
   const now = () => Math.floor(Date.now() / 1000);
   const noExp = () => {
-    const unsigned = [{ alg: "HS256", typ: "JWT" }, { sub: "c", aud: "fukubukuro" }].map((p) => Buffer.from(JSON.stringify(p)).toString("base64url")).join(".");
+    const unsigned = [
+      { alg: "HS256", typ: "JWT" },
+      { sub: "c", aud: "fukubukuro" },
+    ]
+      .map((p) => Buffer.from(JSON.stringify(p)).toString("base64url"))
+      .join(".");
     return import("node:crypto").then((c) => `${unsigned}.${c.createHmac("sha256", SECRET).update(unsigned).digest("base64url")}`);
   };
 
@@ -80,10 +90,15 @@ describe("who calls", () => {
     ];
     // The list comes from the router, so that a new route cannot be missed.
     for (const spec of api.service.specs.filter((s) => s.who !== "anyone")) {
-      const tokens = spec.who === "admin" ? [undefined, "Bearer wrong", `Bearer ${good}`, `Bearer ${ADMIN_TOKEN}x`, "Bearer "] : [...bad, `Bearer ${ADMIN_TOKEN}`];
+      const tokens =
+        spec.who === "admin" ? [undefined, "Bearer wrong", `Bearer ${good}`, `Bearer ${ADMIN_TOKEN}x`, "Bearer "] : [...bad, `Bearer ${ADMIN_TOKEN}`];
       for (const authorization of tokens) {
         const url = `${api.url}${spec.path.replace("{saleId}", saleId).replace(/\{\w+\}/g, "x")}`;
-        const r = await call(url, { method: spec.method.toUpperCase(), headers: { ...(authorization && { authorization }), "content-type": "application/json" }, ...(spec.body && { body: "{}" }) });
+        const r = await call(url, {
+          method: spec.method.toUpperCase(),
+          headers: { ...(authorization && { authorization }), "content-type": "application/json" },
+          ...(spec.body && { body: "{}" }),
+        });
         expect([r.status, r.body.code], `${spec.method} ${spec.path} ${authorization}`).toEqual([401, "UNAUTHENTICATED"]);
         expect(r.headers.get("www-authenticate")).toBe("Bearer");
       }
@@ -108,14 +123,23 @@ describe("who calls", () => {
     const [owner, thief] = [shopper(api.url, "owner"), shopper(api.url, "thief")];
     const { id } = (await owner.reserve(saleId, "k")).body;
     const orderId = (await owner.confirm(id, { gateway: "cod" })).body.orderId as string;
-    for (const r of [await thief.read(id), await thief.release(id), await thief.confirm(id), await thief.order(orderId)]) expect([r.status, r.body.code]).toEqual([404, "NOT_FOUND"]);
+    for (const r of [await thief.read(id), await thief.release(id), await thief.confirm(id), await thief.order(orderId)])
+      expect([r.status, r.body.code]).toEqual([404, "NOT_FOUND"]);
     expect((await call(`${api.url}/v1/reservations/${id}/events`, { headers: { authorization: thief.authorization } })).status).toBe(404);
     // Stores asked would answer 503 here: neither exists.
     const { makeIds } = await import("../src/ids.ts");
     const ids = makeIds("s");
     const real = ids.reservationId(1, "owner", "a".repeat(22));
     expect(ids.parse(real, "owner")).toMatchObject({ saleNo: 1, key: "a".repeat(22) });
-    for (const forged of [real.slice(0, -1) + (real.endsWith("A") ? "B" : "A"), real.replace("_1.", "_2."), real.replace("aaa", "aab"), "rsv_x", "", `${real}x`]) expect(ids.parse(forged, "owner")).toBeNull();
+    for (const forged of [
+      real.slice(0, -1) + (real.endsWith("A") ? "B" : "A"),
+      real.replace("_1.", "_2."),
+      real.replace("aaa", "aab"),
+      "rsv_x",
+      "",
+      `${real}x`,
+    ])
+      expect(ids.parse(forged, "owner")).toBeNull();
     expect(ids.parse(real, "thief")).toBeNull();
   });
 });
@@ -173,7 +197,17 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     expect(await stockNow()).toBe(before);
   });
 
-  it.each(["", "{", "{'a':1}", "NaN", '{"lines":[{"sku":"bag","quantity":NaN}]}', '{"lines":[{"sku":"bag","quantity":0x10}]}', "\u0000", '{"a":1}{', "[".repeat(8000)])("%j -> 400 INVALID_JSON", async (body) => {
+  it.each([
+    "",
+    "{",
+    "{'a':1}",
+    "NaN",
+    '{"lines":[{"sku":"bag","quantity":NaN}]}',
+    '{"lines":[{"sku":"bag","quantity":0x10}]}',
+    "\u0000",
+    '{"a":1}{',
+    "[".repeat(8000),
+  ])("%j -> 400 INVALID_JSON", async (body) => {
     const r = await reserve(body);
     expect([r.status, r.body.code]).toEqual([400, "INVALID_JSON"]);
   });
@@ -184,7 +218,12 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     const status = await new Promise<number>((resolve, reject) => {
       const r = rawRequest(`${api.url}/v1/sales/${saleId}/reservations`, {
         method: "POST",
-        headers: { authorization: shopper(api.url, "bad").authorization, "content-type": "application/json", "idempotency-key": "k", "transfer-encoding": "chunked" },
+        headers: {
+          authorization: shopper(api.url, "bad").authorization,
+          "content-type": "application/json",
+          "idempotency-key": "k",
+          "transfer-encoding": "chunked",
+        },
       });
       r.on("response", (a) => resolve(a.statusCode ?? 0)).on("error", reject);
       for (let i = 0; i < 100; i++) r.write("x".repeat(10_000));
@@ -244,13 +283,22 @@ describe("bad input changes nothing and is told where it is wrong", () => {
       const r = await op.post<{ errors: Array<{ path: string }> }>("/sales", body);
       expect([r.status, r.body.errors[0]?.path], JSON.stringify(body)).toEqual([422, path]);
     }
-    for (const delta of [0, 1.5, "1", null]) expect((await op.post(`/sales/${saleId}/items/bag/stock`, { delta, reason: "r" }, { "idempotency-key": "x" })).status).toBe(422);
+    for (const delta of [0, 1.5, "1", null])
+      expect((await op.post(`/sales/${saleId}/items/bag/stock`, { delta, reason: "r" }, { "idempotency-key": "x" })).status).toBe(422);
     expect((await op.patch(saleId, {})).status).toBe(422);
     expect((await op.patch(saleId, { reserving: "maybe" })).status).toBe(422);
     expect((await op.get("/orders?limit=0")).status).toBe(422);
     expect((await op.get("/orders?limit=x")).status).toBe(422);
     expect((await op.get("/orders?cursor=%00")).status).toBe(422);
-    for (const r of [await op.get("/sales/none"), await op.topUp("none", 1, "k"), await op.topUp(saleId, 1, "k", "none"), await op.refund("ord_x", true), await call(`${api.url}/v1/sales/none`), await call(`${api.url}/nothing`), await shopper(api.url, "c").reserve(saleId, "n", [{ sku: "none", quantity: 1 }])])
+    for (const r of [
+      await op.get("/sales/none"),
+      await op.topUp("none", 1, "k"),
+      await op.topUp(saleId, 1, "k", "none"),
+      await op.refund("ord_x", true),
+      await call(`${api.url}/v1/sales/none`),
+      await call(`${api.url}/nothing`),
+      await shopper(api.url, "c").reserve(saleId, "n", [{ sku: "none", quantity: 1 }]),
+    ])
       expect([r.status, r.body.code]).toEqual([404, "NOT_FOUND"]);
   });
 
@@ -258,14 +306,23 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     const before = await stockNow();
     const paths = [`/v1/sales/${saleId}/reservations`, "/v1/reservations/rsv_1.0.x/confirm", "/v1/admin/sales"];
     await fc.assert(
-      fc.asyncProperty(fc.constantFrom(...paths), fc.oneof(fc.json(), fc.string(), fc.jsonValue().map((v) => JSON.stringify({ lines: v })), fc.jsonValue().map((v) => JSON.stringify({ lines: [{ sku: "bag", quantity: v }] }))), async (path, body) => {
-        // A lucky hit would be a real reservation.
-        fc.pre(!/"quantity":\s*[1-9]\d?\s*[},]/.test(body));
-        const admin = path.includes("admin") ? { authorization: `Bearer ${ADMIN_TOKEN}` } : {};
-        const r = await post(path, body, admin);
-        expect(r.status, `${path} ${body}`).toBeGreaterThanOrEqual(400);
-        expect(r.status, `${path} ${body}`).toBeLessThan(500);
-      }),
+      fc.asyncProperty(
+        fc.constantFrom(...paths),
+        fc.oneof(
+          fc.json(),
+          fc.string(),
+          fc.jsonValue().map((v) => JSON.stringify({ lines: v })),
+          fc.jsonValue().map((v) => JSON.stringify({ lines: [{ sku: "bag", quantity: v }] })),
+        ),
+        async (path, body) => {
+          // A lucky hit would be a real reservation.
+          fc.pre(!/"quantity":\s*[1-9]\d?\s*[},]/.test(body));
+          const admin: Record<string, string> = path.includes("admin") ? { authorization: `Bearer ${ADMIN_TOKEN}` } : {};
+          const r = await post(path, body, admin);
+          expect(r.status, `${path} ${body}`).toBeGreaterThanOrEqual(400);
+          expect(r.status, `${path} ${body}`).toBeLessThan(500);
+        },
+      ),
       { numRuns: 300 },
     );
     expect(await stockNow()).toBe(before);
@@ -274,8 +331,16 @@ describe("bad input changes nothing and is told where it is wrong", () => {
   it("the hand-compiled check of reserve agrees with its schema", () => {
     const sku = fc.oneof(fc.constantFrom("bag", "a.b_c-d", "", "a b", "x".repeat(65), "{}"), fc.string());
     const quantity = fc.oneof(fc.integer({ min: -2, max: 101 }), fc.double(), fc.string(), fc.constant(null));
-    const oneLine = fc.oneof({ weight: 5, arbitrary: fc.record({ sku, quantity }) }, { weight: 1, arbitrary: fc.anything() }, { weight: 1, arbitrary: fc.record({ sku, quantity, extra: fc.integer() }) });
-    const body = fc.oneof({ weight: 5, arbitrary: fc.record({ lines: fc.array(oneLine, { maxLength: 12 }) }) }, fc.anything(), fc.record({ lines: fc.array(oneLine), more: fc.integer() }));
+    const oneLine = fc.oneof(
+      { weight: 5, arbitrary: fc.record({ sku, quantity }) },
+      { weight: 1, arbitrary: fc.anything() },
+      { weight: 1, arbitrary: fc.record({ sku, quantity, extra: fc.integer() }) },
+    );
+    const body = fc.oneof(
+      { weight: 5, arbitrary: fc.record({ lines: fc.array(oneLine, { maxLength: 12 }) }) },
+      fc.anything(),
+      fc.record({ lines: fc.array(oneLine), more: fc.integer() }),
+    );
     const verdict = (f: () => unknown) => {
       try {
         f();
@@ -285,7 +350,13 @@ describe("bad input changes nothing and is told where it is wrong", () => {
       }
     };
     let accepted = 0;
-    const good = fc.record({ lines: fc.uniqueArray(fc.record({ sku: fc.stringMatching(/^[A-Za-z0-9._-]{1,64}$/), quantity: fc.integer({ min: 1, max: 99 }) }), { minLength: 1, maxLength: 10, selector: (l) => l.sku }) });
+    const good = fc.record({
+      lines: fc.uniqueArray(fc.record({ sku: fc.stringMatching(/^[A-Za-z0-9._-]{1,64}$/), quantity: fc.integer({ min: 1, max: 99 }) }), {
+        minLength: 1,
+        maxLength: 10,
+        selector: (l) => l.sku,
+      }),
+    });
     fc.assert(
       fc.property(fc.oneof(body, good), (b) => {
         const json = JSON.parse(JSON.stringify(b ?? null));
@@ -341,9 +412,20 @@ describe("answers", () => {
     const sold = (await buyer.reserve(id, "a", [{ sku: "sold", quantity: 1 }])).body.id;
     await buyer.confirm(sold, { gateway: "cod" });
     const holder = (await buyer.reserve(id, "b", [{ sku: "held", quantity: 1 }])).body;
-    const ask = async (...lines: Array<[string, number]>) => (await shopper(api.url, "asks").reserve(id, "k", lines.map(([sku, quantity]) => ({ sku, quantity })))).body as unknown as Record<string, unknown>;
+    const ask = async (...lines: Array<[string, number]>) =>
+      (
+        await shopper(api.url, "asks").reserve(
+          id,
+          "k",
+          lines.map(([sku, quantity]) => ({ sku, quantity })),
+        )
+      ).body as unknown as Record<string, unknown>;
     expect(await ask(["few", 2])).toMatchObject({ code: "NOT_ENOUGH_FREE", lines: [{ sku: "few", requested: 2, free: 1 }] });
-    expect(await ask(["few", 2], ["held", 1])).toMatchObject({ code: "ALL_HELD", nextReleaseAt: holder.expiresAt, lines: [{ sku: "few" }, { sku: "held", requested: 1, free: 0 }] });
+    expect(await ask(["few", 2], ["held", 1])).toMatchObject({
+      code: "ALL_HELD",
+      nextReleaseAt: holder.expiresAt,
+      lines: [{ sku: "few" }, { sku: "held", requested: 1, free: 0 }],
+    });
     expect(await ask(["held", 1], ["sold", 1])).toMatchObject({ code: "SOLD_OUT" });
     const view = await until("a fresh view", async () => {
       const v = (await call<{ items: Array<{ availability: string }> }>(`${api.url}/v1/sales/${id}`)).body;
@@ -375,12 +457,16 @@ describe("answers", () => {
     const { ids, sales } = api.service.ctx;
     const sale = await sales.get(saleId);
     const id = ids.reservationId(sale?.no ?? 0, "lost", ids.reservationKey(sale?.no ?? 0, "lost", "never-made"));
-    for (const r of [await shopper(api.url, "lost").read(id), await shopper(api.url, "lost").confirm(id), await shopper(api.url, "lost").release(id)]) expect([r.status, r.body.code]).toEqual([410, "HOLD_LOST"]);
+    for (const r of [await shopper(api.url, "lost").read(id), await shopper(api.url, "lost").confirm(id), await shopper(api.url, "lost").release(id)])
+      expect([r.status, r.body.code]).toEqual([410, "HOLD_LOST"]);
   });
 
   it("one customer's flood is 429 without harm to others", async () => {
     const limited = await world.start({ CUSTOMER_RATE_PER_S: "5", ROLE: "api" });
-    const replies = await inParallel(30, Array.from({ length: 30 }, () => () => shopper(limited.url, "flood").list(saleId)));
+    const replies = await inParallel(
+      30,
+      Array.from({ length: 30 }, () => () => shopper(limited.url, "flood").list(saleId)),
+    );
     expect(replies.filter((r) => r.body.code === "RATE_LIMITED").length).toBeGreaterThanOrEqual(15);
     expect((await shopper(limited.url, "calm").list(saleId)).status).toBe(200);
     await limited.close();
@@ -389,7 +475,13 @@ describe("answers", () => {
   it("a full line for payment is 503 before anything is pinned; the hold stands", async () => {
     const narrow = await world.start({ GATEWAY_LINE_MAX: "1", GATEWAY_IN_FLIGHT_MAX: "1", ROLE: "api" });
     const gated = (await op.create({ items: [{ sku: "bag", name: "b", unitPrice: 1, stock: 20 }] })).body.id;
-    const holds = await inParallel(10, Array.from({ length: 10 }, (_, i) => async () => ({ s: shopper(narrow.url, `line${i}`), id: (await shopper(narrow.url, `line${i}`).reserve(gated, "k")).body.id })));
+    const holds = await inParallel(
+      10,
+      Array.from({ length: 10 }, (_, i) => async () => ({
+        s: shopper(narrow.url, `line${i}`),
+        id: (await shopper(narrow.url, `line${i}`).reserve(gated, "k")).body.id,
+      })),
+    );
     const replies = await Promise.all(holds.map(({ s, id }) => s.confirm(id, { token: "tok_ok" }, { waitS: 0 })));
     const full = replies.findIndex((r) => r.body.code === "PAYMENT_LINE_FULL");
     expect(full).toBeGreaterThanOrEqual(0);
@@ -451,7 +543,10 @@ describe("answers", () => {
   });
 
   it("every code of the problem table is either answered somewhere above or an outage", () => {
-    const source = readFileSync(new URL(import.meta.url), "utf8") + readFileSync(new URL("./sale.test.ts", import.meta.url), "utf8") + readFileSync(new URL("./race.test.ts", import.meta.url), "utf8");
+    const source =
+      readFileSync(new URL(import.meta.url), "utf8") +
+      readFileSync(new URL("./sale.test.ts", import.meta.url), "utf8") +
+      readFileSync(new URL("./race.test.ts", import.meta.url), "utf8");
     const outages: ProblemCode[] = ["INTERNAL_ERROR", "OVERLOADED"];
     for (const code of Object.keys(PROBLEMS) as ProblemCode[]) if (!outages.includes(code)) expect(source, code).toContain(`"${code}"`);
   });

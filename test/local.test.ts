@@ -36,7 +36,16 @@ async function serversOf(folder: string): Promise<number[]> {
 
 const environment = (env: Record<string, string>) => {
   const { REDIS_URL: _r, DATABASE_URL: _d, ...rest } = process.env;
-  return { ...rest, DATA_DIR: dataDir, SANDBOX_LATENCY_MS: "50", SANDBOX_JITTER_MS: "20", GATEWAY_TIMEOUT_MS: "2000", GATEWAY_OVERRUN_MS: "500", GATEWAY_LEASE_MS: "3000", ...env };
+  return {
+    ...rest,
+    DATA_DIR: dataDir,
+    SANDBOX_LATENCY_MS: "50",
+    SANDBOX_JITTER_MS: "20",
+    GATEWAY_TIMEOUT_MS: "2000",
+    GATEWAY_OVERRUN_MS: "500",
+    GATEWAY_LEASE_MS: "3000",
+    ...env,
+  };
 };
 
 function run(args: string[], env: Record<string, string> = {}): Promise<{ code: number | null; out: string; err: string }> {
@@ -51,16 +60,23 @@ function run(args: string[], env: Record<string, string> = {}): Promise<{ code: 
 }
 
 async function start(env: Record<string, string> = {}) {
-  const child = spawn(process.execPath, [PROGRAM, "serve"], { env: environment({ PORT: String(await freePort()), ...env }), stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(process.execPath, [PROGRAM, "serve"], {
+    env: environment({ PORT: String(await freePort()), ...env }),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   children.push(child);
   let out = "";
   child.stdout.on("data", (d) => (out += d));
   child.stderr.on("data", (d) => (out += d));
   const ended = new Promise<number | null>((resolve) => child.once("exit", (code) => resolve(code)));
-  await until("the service to be ready", () => {
-    if (child.exitCode !== null) throw new Error(out);
-    return out.includes("Ready in");
-  }, 60_000);
+  await until(
+    "the service to be ready",
+    () => {
+      if (child.exitCode !== null) throw new Error(out);
+      return out.includes("Ready in");
+    },
+    60_000,
+  );
   const url = /Start page\s+(\S+?)\/\n/.exec(out)?.[1] as string;
   const token = /Admin token\s+(\S+)/.exec(out)?.[1] as string;
   return { child, url, token, ended, out: () => out };
@@ -69,7 +85,7 @@ async function start(env: Record<string, string> = {}) {
 describe("npm start", () => {
   it("starts everything, sells a bag, and after Ctrl-C leaves no process; a second start has the same token, sale and order", async () => {
     const first = await start();
-    expect(first.out()).toMatch(/Redis[^]*Postgres[^]*Sandbox gateway[^]*Ready/);
+    expect(first.out()).toMatch(/Redis[\s\S]*Postgres[\s\S]*Sandbox gateway[\s\S]*Ready/);
     const secret = JSON.parse(readFileSync(join(dataDir, "secrets.json"), "utf8")).shopperTokenSecret as string;
     const s = shopper(first.url, "c1", secret);
     const { id } = (await s.reserve("demo", "k", [{ sku: "bag-m", quantity: 1 }])).body;
@@ -212,7 +228,11 @@ describe("the sandbox gateway", () => {
     const ledger = { SANDBOX_LEDGER: join(dataDir, "ledger.jsonl"), SANDBOX_LATENCY_MS: "30", SANDBOX_JITTER_MS: "0", SANDBOX_IN_FLIGHT_MAX: "2" };
     const first = await startSandboxProcess(ledger);
     const charge = (url: string, reference: string, token = "tok_ok", amount = 100) =>
-      call(`${url}/charges`, { method: "POST", headers: { "content-type": "application/json", "idempotency-key": reference }, body: JSON.stringify({ amount, currency: "JPY", token, reference, reservationId: "r" }) });
+      call(`${url}/charges`, {
+        method: "POST",
+        headers: { "content-type": "application/json", "idempotency-key": reference },
+        body: JSON.stringify({ amount, currency: "JPY", token, reference, reservationId: "r" }),
+      });
     const burst = await Promise.all(["a", "b", "c", "d"].map((r) => charge(first.url, r)));
     expect(burst.map((r) => r.status).sort()).toEqual([201, 201, 429, 429]);
     const done = burst.findIndex((r) => r.status === 201);
@@ -226,10 +246,15 @@ describe("the sandbox gateway", () => {
     const second = await startSandboxProcess(ledger);
     expect((await call(`${second.url}/charges/${reference}`)).body).toEqual(burst[done]?.body);
     expect((await charge(second.url, "never")).status).toBe(410);
-    for (let i = 0; i < 2; i++) expect((await call(`${second.url}/charges/${reference}/refund`, { method: "POST", headers: { "idempotency-key": "r" } })).body).toMatchObject({ status: "refunded" });
+    for (let i = 0; i < 2; i++)
+      expect((await call(`${second.url}/charges/${reference}/refund`, { method: "POST", headers: { "idempotency-key": "r" } })).body).toMatchObject({
+        status: "refunded",
+      });
     const list = (await call<{ charges: Array<{ reference: string }>; next: string }>(`${second.url}/charges?limit=1`)).body;
     expect(list.charges).toHaveLength(1);
-    expect((await call<{ charges: Array<{ reference: string }> }>(`${second.url}/charges?after=${list.next}`)).body.charges.map((c) => c.reference)).not.toContain(list.charges[0]?.reference);
+    expect(
+      (await call<{ charges: Array<{ reference: string }> }>(`${second.url}/charges?after=${list.next}`)).body.charges.map((c) => c.reference),
+    ).not.toContain(list.charges[0]?.reference);
     await second.stop();
   });
 });

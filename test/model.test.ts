@@ -6,7 +6,7 @@ import fc from "fast-check";
 import { pino } from "pino";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { saleKeys } from "../src/keys.ts";
-import { type ReservationState, RESERVATION_TRANSITIONS } from "../src/lifecycle.ts";
+import { RESERVATION_TRANSITIONS, type ReservationState } from "../src/lifecycle.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { connectRedis, type Redis } from "../src/redis.ts";
 import { makeScripts, parseHold, type Scripts, type Stamp } from "../src/scripts.ts";
@@ -57,7 +57,9 @@ const sum = (m: Model, sku: string, states: ReservationState[]) =>
   [...m.holds.values()].filter((h) => states.includes(h.state)).reduce((n, h) => n + (unitsOf(h.lines).find(([s]) => s === sku)?.[1] ?? 0), 0);
 const freeOf = (m: Model, sku: string) => (m.granted[sku] ?? 0) - sum(m, sku, ["held", "paying", "confirmed"]);
 const customerUnits = (m: Model, customer: string) =>
-  [...m.holds.values()].filter((h) => h.customer === customer && ["held", "paying", "confirmed"].includes(h.state)).reduce((n, h) => n + unitsOf(h.lines).reduce((k, [, q]) => k + q, 0), 0);
+  [...m.holds.values()]
+    .filter((h) => h.customer === customer && ["held", "paying", "confirmed"].includes(h.state))
+    .reduce((n, h) => n + unitsOf(h.lines).reduce((k, [, q]) => k + q, 0), 0);
 const expireDue = (m: Model, which: (h: ModelHold) => boolean = () => true) => {
   for (const h of m.holds.values()) if (h.state === "held" && h.due && which(h)) h.state = "expired";
 };
@@ -73,10 +75,15 @@ async function checkBooks(m: Model, r: Real) {
     expect(Number(liveUnits[sku]), `live ${sku}`).toBe(sum(m, sku, ["held", "paying"]));
   }
   expect(Object.fromEntries(packed.map((p) => [p.key, p.hold.state]))).toEqual(Object.fromEntries([...m.holds].map(([k, h]) => [k, h.state])));
-  const inState = (state: ReservationState) => packed.filter((p) => p.hold.state === state).map((p) => p.key).sort();
+  const inState = (state: ReservationState) =>
+    packed
+      .filter((p) => p.hold.state === state)
+      .map((p) => p.key)
+      .sort();
   expect((await redis.client.zrange(due, "0", "-1")).sort()).toEqual(inState("held"));
   expect((await redis.client.zrange(paying, "0", "-1")).sort()).toEqual(inState("paying"));
-  for (const [customer, text] of Object.entries(await redis.client.hgetall(customers))) expect(Number(text.split("|")[0]), customer).toBe(customerUnits(m, customer));
+  for (const [customer, text] of Object.entries(await redis.client.hgetall(customers)))
+    expect(Number(text.split("|")[0]), customer).toBe(customerUnits(m, customer));
 }
 
 /** A hold may only have moved as lifecycle.ts says. */
@@ -107,7 +114,11 @@ class Reserve extends Step {
     super();
   }
   async apply(m: Model, r: Real) {
-    const { results } = await scripts.reserve(r.stamp, 100, this.requests.map((q) => ({ key: q.key, customerId: q.customer, lines: q.lines })));
+    const { results } = await scripts.reserve(
+      r.stamp,
+      100,
+      this.requests.map((q) => ({ key: q.key, customerId: q.customer, lines: q.lines })),
+    );
     for (const [i, q] of this.requests.entries()) {
       const h = m.holds.get(q.key);
       const units = unitsOf(q.lines).reduce((n, [, k]) => n + k, 0);
@@ -141,9 +152,17 @@ class Pay extends Step {
   async apply(m: Model, r: Real) {
     const h = m.holds.get(this.key);
     const before = h?.reference ?? "";
-    const { results } = await scripts.pay(r.stamp, [{ key: this.key, customerId: h?.customer ?? "nobody", reference: this.reference, referenceBefore: before }]);
+    const { results } = await scripts.pay(r.stamp, [
+      { key: this.key, customerId: h?.customer ?? "nobody", reference: this.reference, referenceBefore: before },
+    ]);
     expireDue(m, (x) => x === h);
-    const words: Record<ReservationState, string> = { held: "PAYING", paying: h?.reference === this.reference ? "PAYING" : "JOINED", confirmed: "CONFIRMED", released: "RELEASED", expired: "EXPIRED" };
+    const words: Record<ReservationState, string> = {
+      held: "PAYING",
+      paying: h?.reference === this.reference ? "PAYING" : "JOINED",
+      confirmed: "CONFIRMED",
+      released: "RELEASED",
+      expired: "EXPIRED",
+    };
     expect(results[0]?.outcome).toBe(h ? words[h.state] : "LOST");
     if (h?.state === "held") Object.assign(h, { state: "paying", reference: this.reference });
   }
@@ -223,7 +242,10 @@ class TopUp extends Step {
   }
   async apply(m: Model, r: Real) {
     const { results } = await scripts.topup(r.stamp, { id: this.id, sku: this.sku, delta: this.delta, customerId: "", units: 0 });
-    if (m.moves.has(this.id)) return expect(results[0]?.outcome).toBe("APPLIED") as unknown as void;
+    if (m.moves.has(this.id)) {
+      expect(results[0]?.outcome).toBe("APPLIED");
+      return;
+    }
     if (freeOf(m, this.sku) + this.delta < 0) expireDue(m);
     const below = freeOf(m, this.sku) + this.delta < 0;
     expect(results[0]?.outcome).toBe(below ? "BELOW" : "APPLIED");
@@ -266,7 +288,13 @@ const steps = fc.commands(
     fc.constant(new TimePasses()),
     fc.constant(new Stale()),
     fc.constant(new Restart()),
-    fc.tuple(fc.constantFrom("m0", "m1", "m2", "m3"), fc.constantFrom(...SKUS), fc.integer({ min: -3, max: 3 }).filter((n) => n !== 0)).map(([id, sku, d]) => new TopUp(`${id}${sku}${d}`, sku, d)),
+    fc
+      .tuple(
+        fc.constantFrom("m0", "m1", "m2", "m3"),
+        fc.constantFrom(...SKUS),
+        fc.integer({ min: -3, max: 3 }).filter((n) => n !== 0),
+      )
+      .map(([id, sku, d]) => new TopUp(`${id}${sku}${d}`, sku, d)),
   ],
   { maxCommands: 40, size: "+1" },
 );

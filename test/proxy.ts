@@ -1,7 +1,7 @@
 /** A TCP link that can be cut, silenced, or made to lose replies: between the service and a real server. */
-import { createServer, connect, type Socket, type AddressInfo } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
-export interface Proxy {
+export interface Link {
   port: number;
   /** Requests go through and are carried out; from the next reply on, replies are lost and the link is reset. */
   loseReplies(on: boolean): void;
@@ -14,7 +14,7 @@ export interface Proxy {
   close(): Promise<void>;
 }
 
-export async function startProxy(targetPort: number): Promise<Proxy> {
+export async function startProxy(targetPort: number): Promise<Link> {
   const links = new Set<[Socket, Socket]>();
   let losing = false;
   let silent = false;

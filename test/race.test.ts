@@ -1,6 +1,6 @@
 /** Everyone at once: what must hold when shoppers, clocks, operators and broken links meet in the same instant. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Proxy, startProxy } from "./proxy.ts";
+import { type Link, startProxy } from "./proxy.ts";
 import { inParallel, makeWorld, operator, pause, type Running, shopper, until, type World } from "./support.ts";
 
 let world: World;
@@ -14,7 +14,11 @@ beforeAll(async () => {
 afterAll(() => world.close());
 
 const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
-const times = <T>(n: number, f: (i: number) => Promise<T>) => inParallel(n, Array.from({ length: n }, (_, i) => () => f(i)));
+const times = <T>(n: number, f: (i: number) => Promise<T>) =>
+  inParallel(
+    n,
+    Array.from({ length: n }, (_, i) => () => f(i)),
+  );
 const balanced = (saleId: string) =>
   until("the books to balance and rest", async () => {
     const a = await op.audit(saleId);
@@ -123,7 +127,7 @@ describe("confirm", () => {
 });
 
 describe("a link to Redis that breaks", () => {
-  let proxy: Proxy;
+  let proxy: Link;
   let behind: Running;
   beforeAll(async () => {
     proxy = await startProxy(world.redis.port);

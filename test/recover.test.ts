@@ -28,7 +28,12 @@ const balanced = (saleId: string) =>
     return a.ok && a.open?.paying === 0 && a.open.journalLag === 0 && a;
   });
 const mirrored = (saleId: string, n: number) =>
-  until("the journal to be persisted", async () => (await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId))).length === n && (await ctx().redis.client.xlen(saleKeys(saleId).journal)) === 0);
+  until(
+    "the journal to be persisted",
+    async () =>
+      (await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId))).length === n &&
+      (await ctx().redis.client.xlen(saleKeys(saleId).journal)) === 0,
+  );
 
 describe("Redis", () => {
   it("emptied in the middle of a sale: granting stops, the sale is rebuilt from Postgres and goes on by itself, every persisted hold and order kept", async () => {
@@ -161,8 +166,24 @@ async function pinned(saleId: string, customerId: string, reference: string) {
   const key = id.slice(-33, -11);
   await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
   const row = {
-    ...{ reference, saleId, reservationId: id, reservationKey: key, customerId, gateway: "sandbox", token: "tok_ok", tokenDigest: tokenDigest("sandbox", "tok_ok") },
-    ...{ amount: 1000, currency: "JPY", lines: [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }], contact: { email: "a@b.jp", name: "a" }, language: "en", state: "queued" as const },
+    ...{
+      reference,
+      saleId,
+      reservationId: id,
+      reservationKey: key,
+      customerId,
+      gateway: "sandbox",
+      token: "tok_ok",
+      tokenDigest: tokenDigest("sandbox", "tok_ok"),
+    },
+    ...{
+      amount: 1000,
+      currency: "JPY",
+      lines: [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }],
+      contact: { email: "a@b.jp", name: "a" },
+      language: "en",
+      state: "queued" as const,
+    },
   };
   return { s, id, row, sale };
 }
@@ -200,7 +221,11 @@ describe("a process that died", () => {
       expect(claim.outcome).toBe("CLAIMED");
       if (sent) {
         const { reference, reservationId, amount, currency, token } = row;
-        await fetch(`${world.gateway.url}/charges`, { method: "POST", headers: { "content-type": "application/json", "idempotency-key": reference }, body: JSON.stringify({ reference, reservationId, amount, currency, token }) });
+        await fetch(`${world.gateway.url}/charges`, {
+          method: "POST",
+          headers: { "content-type": "application/json", "idempotency-key": reference },
+          body: JSON.stringify({ reference, reservationId, amount, currency, token }),
+        });
       }
       await until("confirmed", async () => (await s.read(id)).body.status === "confirmed");
     }
@@ -214,10 +239,23 @@ describe("a process that died", () => {
     const claim = await claimForSending(ctx().db, ref("E"), sale.epoch, 60_000);
     if (claim.outcome !== "CLAIMED") throw new Error(claim.outcome);
     const { reference, reservationId, amount, currency, token } = row;
-    await fetch(`${world.gateway.url}/charges`, { method: "POST", headers: { "content-type": "application/json", "idempotency-key": reference }, body: JSON.stringify({ reference, reservationId, amount, currency, token }) });
+    await fetch(`${world.gateway.url}/charges`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": reference },
+      body: JSON.stringify({ reference, reservationId, amount, currency, token }),
+    });
     await settlePayment(ctx().db, claim.payment, { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" }, 0);
     await ctx().redis.client.flushall();
-    await until("the order", async () => (await ctx().db.select().from(orders).where(eq(orders.reference, ref("E")))).length === 1);
+    await until(
+      "the order",
+      async () =>
+        (
+          await ctx()
+            .db.select()
+            .from(orders)
+            .where(eq(orders.reference, ref("E")))
+        ).length === 1,
+    );
     await until("confirmed", async () => (await s.read(id)).body.status === "confirmed");
     expect(await balanced(saleId)).toMatchObject({ charges: { captured: 1, withoutOrder: 0 }, orders: { recorded: 1 } });
   });
@@ -228,8 +266,21 @@ describe("Postgres, the last guard", () => {
     const saleId = (await op.create({ items: bags(2) })).body.id;
     // Redis gone wrong: it believes in three more units than were ever granted.
     await ctx().redis.client.hset(saleKeys(saleId).book[1] as string, "bag", 5);
-    const holds = await inParallel(5, Array.from({ length: 5 }, (_, i) => async () => ({ s: shopper(api.url, `over${i}`), id: (await shopper(api.url, `over${i}`).reserve(saleId, "k")).body.id })));
-    const replies = await inParallel(5, holds.map(({ s, id }, i) => () => s.confirm(id, i % 2 ? { gateway: "cod" } : { token: "tok_ok" })));
+    const holds = await inParallel(
+      5,
+      Array.from({ length: 5 }, (_, i) => async () => ({
+        s: shopper(api.url, `over${i}`),
+        id: (await shopper(api.url, `over${i}`).reserve(saleId, "k")).body.id,
+      })),
+    );
+    const replies = await inParallel(
+      5,
+      holds.map(
+        ({ s, id }, i) =>
+          () =>
+            s.confirm(id, i % 2 ? { gateway: "cod" } : { token: "tok_ok" }),
+      ),
+    );
     expect(replies.filter((r) => r.status === 200)).toHaveLength(2);
     expect(replies.filter((r) => r.body.code === "HOLD_LOST")).toHaveLength(3);
     const [item] = await ctx().db.select().from(items).where(eq(items.saleId, saleId));

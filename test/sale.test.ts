@@ -37,7 +37,13 @@ describe("a purchase", () => {
       const r = await s.order(orderId);
       return r.status === 200 && r;
     });
-    expect(order.body).toMatchObject({ id: orderId, amount: 10_800, currency: "JPY", shipTo: { postalCode: "150-0001" }, contact: { email: "hana@example.jp" } });
+    expect(order.body).toMatchObject({
+      id: orderId,
+      amount: 10_800,
+      currency: "JPY",
+      shipTo: { postalCode: "150-0001" },
+      contact: { email: "hana@example.jp" },
+    });
     const mails = await until("the mail", async () => {
       const found = (await world.mailbox.list()).filter((m) => m.subject.includes(orderId));
       return found.length > 0 && found;
@@ -50,7 +56,12 @@ describe("a purchase", () => {
       const a = await op.audit(saleId);
       return a.mails.sent === 1 && a;
     });
-    expect(audit).toMatchObject({ ok: true, items: [{ granted: 10, free: 9, held: 0, claimed: 1, sold: 1, difference: 0 }], charges: { captured: 1 }, orders: { recorded: 1 } });
+    expect(audit).toMatchObject({
+      ok: true,
+      items: [{ granted: 10, free: 9, held: 0, claimed: 1, sold: 1, difference: 0 }],
+      charges: { captured: 1 },
+      orders: { recorded: 1 },
+    });
   });
 
   it("by cash on delivery makes an order without an outside call", async () => {
@@ -81,7 +92,12 @@ describe("a purchase", () => {
       const a = await op.audit(saleId);
       return a.mails.sent === 100 && a;
     });
-    expect(audit).toMatchObject({ ok: true, items: [{ granted: 100, free: 0, held: 0, claimed: 100, sold: 100 }], charges: { captured: 100 }, orders: { recorded: 100 } });
+    expect(audit).toMatchObject({
+      ok: true,
+      items: [{ granted: 100, free: 0, held: 0, claimed: 100, sold: 100 }],
+      charges: { captured: 100 },
+      orders: { recorded: 100 },
+    });
     const mails = (await world.mailbox.list(2000)).filter((m) => m.to.startsWith("rush-"));
     expect(new Set(mails.map((m) => m.to)).size).toBe(100);
     expect(mails).toHaveLength(100);
@@ -90,14 +106,18 @@ describe("a purchase", () => {
   });
 });
 
-const call200 = async (path: string) => (await fetch(`${api.url}${path}`)).json() as Promise<{ items: Array<Record<string, unknown>>; status: string; nextReleaseAt: string | null }>;
+const call200 = async (path: string) =>
+  (await fetch(`${api.url}${path}`)).json() as Promise<{ items: Array<Record<string, unknown>>; status: string; nextReleaseAt: string | null }>;
 
 describe("a payment that does not simply succeed", () => {
   it("when declined gives the hold back with time to try again; the same token is answered the same, another token pays", async () => {
     const saleId = await newSale();
     const { s, id } = await held(saleId, "declined");
     const first = await s.confirm(id, { token: "tok_declined" });
-    expect(first).toMatchObject({ status: 402, body: { code: "PAYMENT_DECLINED", declineCode: "card_declined", reservation: { status: "held", payment: { status: "declined" } } } });
+    expect(first).toMatchObject({
+      status: 402,
+      body: { code: "PAYMENT_DECLINED", declineCode: "card_declined", reservation: { status: "held", payment: { status: "declined" } } },
+    });
     expect((await s.confirm(id, { token: "tok_declined" })).body).toMatchObject({ code: "PAYMENT_DECLINED" });
     expect((await s.read(id)).body).toMatchObject({ status: "held", payment: { status: "declined", declineCode: "card_declined" } });
     expect((await s.confirm(id, { token: "tok_ok" })).status).toBe(200);
@@ -265,7 +285,9 @@ describe("an operator", () => {
     expect(first.orders).toHaveLength(2);
     expect(new Set([...first.orders, ...second.orders].map((o) => o.id)).size).toBe(3);
     const csv = new TextDecoder("utf-8", { ignoreBOM: true }).decode(
-      await (await fetch(`${api.url}/v1/admin/orders?saleId=${saleId}`, { headers: { authorization: "Bearer admin-token-of-the-tests", accept: "text/csv" } })).arrayBuffer(),
+      await (
+        await fetch(`${api.url}/v1/admin/orders?saleId=${saleId}`, { headers: { authorization: "Bearer admin-token-of-the-tests", accept: "text/csv" } })
+      ).arrayBuffer(),
     );
     expect(csv.startsWith("\uFEFForder_id,")).toBe(true);
     expect(csv).toContain("'=cmd()");

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { gateKeys, saleKeys } from "../src/keys.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { connectRedis, type Redis } from "../src/redis.ts";
-import { type InstallImage, makeScripts, parseHold, type Scripts, type Stamp, scriptNames, scriptText, StaleEpoch } from "../src/scripts.ts";
+import { type InstallImage, makeScripts, parseHold, type Scripts, StaleEpoch, type Stamp, scriptNames, scriptText } from "../src/scripts.ts";
 import { pause, until } from "./support.ts";
 
 let folder: string;
@@ -35,7 +35,18 @@ let stamp: Stamp;
 
 async function install(change: Partial<InstallImage> = {}, settings: Record<string, number> = {}) {
   const image: InstallImage = {
-    ...{ epoch: 1, seq: 0, runId: redis.instance()?.runId ?? "", holds: [], customers: new Map(), moves: [], free: new Map([["bag", 3], ["box", 1]]) },
+    ...{
+      epoch: 1,
+      seq: 0,
+      runId: redis.instance()?.runId ?? "",
+      holds: [],
+      customers: new Map(),
+      moves: [],
+      free: new Map([
+        ["bag", 3],
+        ["box", 1],
+      ]),
+    },
     settings: { opensAt: 0, closesAt: 9e12, holdMs: 60_000, limit: 2, reserving: 1, shift: 0, pausedAt: 0, version: 1, ...settings },
     ...change,
   };
@@ -48,9 +59,11 @@ beforeEach(async () => {
 });
 
 const reserve = async (key: string, customerId: string, lines = "bag:1") => (await scripts.reserve(stamp, 10, [{ key, customerId, lines }])).results[0];
-const pay = async (key: string, customerId: string, reference: string, referenceBefore = "") => (await scripts.pay(stamp, [{ key, customerId, reference, referenceBefore }])).results[0];
+const pay = async (key: string, customerId: string, reference: string, referenceBefore = "") =>
+  (await scripts.pay(stamp, [{ key, customerId, reference, referenceBefore }])).results[0];
 const confirm = async (key: string, reference: string) => (await scripts.confirm(stamp, [{ key, reference }])).results[0];
-const decline = async (key: string, reference: string, to: "held" | "released" = "held") => (await scripts.decline(stamp, [{ key, reference, graceMs: 5000, to }])).results[0];
+const decline = async (key: string, reference: string, to: "held" | "released" = "held") =>
+  (await scripts.decline(stamp, [{ key, reference, graceMs: 5000, to }])).results[0];
 const release = async (key: string, customerId: string) => (await scripts.release(stamp, [{ key, customerId }])).results[0];
 /** Lets every live hold's time be over. */
 const passDeadlines = async () => {
@@ -75,7 +88,11 @@ describe("reserve", () => {
     expect(entry?.[1].at(-1)).toBe(`${"A".repeat(22)}|h|${a.nowMs + 60_000}||bag:1,box:1|c|1`);
   });
   it("REPLAYED answers the same key with the hold as it is and takes nothing, also twice in one call", async () => {
-    const twice = await scripts.reserve(stamp, 10, [1, 2].map(() => ({ key: "k", customerId: "c", lines: "bag:1" })));
+    const twice = await scripts.reserve(
+      stamp,
+      10,
+      [1, 2].map(() => ({ key: "k", customerId: "c", lines: "bag:1" })),
+    );
     expect(twice.results.map((r) => r.outcome)).toEqual(["HELD", "REPLAYED"]);
     await release("k", "c");
     expect(await reserve("k", "c")).toMatchObject({ outcome: "REPLAYED", hold: { state: "released" } });
@@ -126,7 +143,8 @@ describe("reserve", () => {
   });
   it("STALE_EPOCH for another epoch, a lower sequence, a fence, or no sale; and nothing is done", async () => {
     await reserve("a", "c");
-    for (const change of [{ epoch: 2 }, { epoch: 0 }, { seqMin: 99 }]) await expect(scripts.reserve({ ...stamp, ...change }, 10, [{ key: "k", customerId: "c", lines: "bag:1" }])).rejects.toThrow(StaleEpoch);
+    for (const change of [{ epoch: 2 }, { epoch: 0 }, { seqMin: 99 }])
+      await expect(scripts.reserve({ ...stamp, ...change }, 10, [{ key: "k", customerId: "c", lines: "bag:1" }])).rejects.toThrow(StaleEpoch);
     await scripts.fence(SALE, 1);
     await expect(reserve("k", "c")).rejects.toThrow(StaleEpoch);
     await redis.client.del(SALE_KEY);
@@ -343,11 +361,20 @@ describe("fence and install", () => {
   });
   it("INSTALLED replaces everything but the journal: holds on their clocks, live units, customers, moves already counted", async () => {
     await reserve("gone", "c");
-    const hold = (state: "held" | "paying" | "confirmed", customerId: string) => ({ state, deadlineMs: 5_000, reference: state === "held" ? "" : "R", lines: "bag:1", customerId });
+    const hold = (state: "held" | "paying" | "confirmed", customerId: string) => ({
+      state,
+      deadlineMs: 5_000,
+      reference: state === "held" ? "" : "R",
+      lines: "bag:1",
+      customerId,
+    });
     await install({
       epoch: 2,
       seq: 40,
-      free: new Map([["bag", 7], ["box", 0]]),
+      free: new Map([
+        ["bag", 7],
+        ["box", 0],
+      ]),
       holds: [
         { key: "h", hold: hold("held", "a") },
         { key: "p", hold: hold("paying", "b") },
@@ -357,8 +384,14 @@ describe("fence and install", () => {
       moves: [{ id: "m1", delta: 5 }],
     });
     stamp = { ...stamp, epoch: 2, seqMin: 40 };
-    expect([await redis.client.hgetall(LIVE), await redis.client.zrange(DUE, "0", "-1"), await redis.client.zrange(PAYING, "0", "-1")]).toEqual([{ bag: "2", box: "0" }, ["h"], ["p"]]);
-    expect((await scripts.topup(stamp, { id: "m1", sku: "bag", delta: 5, customerId: "", units: 0 })).results).toEqual([{ outcome: "APPLIED", free: 7, live: 2 }]);
+    expect([await redis.client.hgetall(LIVE), await redis.client.zrange(DUE, "0", "-1"), await redis.client.zrange(PAYING, "0", "-1")]).toEqual([
+      { bag: "2", box: "0" },
+      ["h"],
+      ["p"],
+    ]);
+    expect((await scripts.topup(stamp, { id: "m1", sku: "bag", delta: 5, customerId: "", units: 0 })).results).toEqual([
+      { outcome: "APPLIED", free: 7, live: 2 },
+    ]);
     expect((await scripts.read(stamp, ["gone"])).results).toEqual([null]);
     expect(await redis.client.xlen(JOURNAL)).toBe(1);
     expect(await reserve("new", "z", "box:1")).toMatchObject({ outcome: "SHORT" });
@@ -428,7 +461,27 @@ describe("headers", () => {
     expect(comment).toMatch(/(Per (request|key|reference)|Answer):/);
     const said = new Set([...words(comment.slice(comment.search(/(Per (request|key|reference)|Answer):/)))].filter((w) => !NOT_OUTCOMES.has(w)));
     const strings = [...code.matchAll(/'([A-Z][A-Z_]{3,})(?:\|)?'/g)].map((m) => m[1] as string);
-    const REDIS = new Set(["HGET", "HSET", "ZADD", "ZREM", "TIME", "INFO", "HMGET", "ZRANK", "ZSCORE", "ZCARD", "ZRANGE", "WITHSCORES", "HEXISTS", "HINCRBY", "ZPOPMIN", "ZREMRANGEBYSCORE", "ZCOUNT", "XLEN", "BROKEN"]);
+    const REDIS = new Set([
+      "HGET",
+      "HSET",
+      "ZADD",
+      "ZREM",
+      "TIME",
+      "INFO",
+      "HMGET",
+      "ZRANK",
+      "ZSCORE",
+      "ZCARD",
+      "ZRANGE",
+      "WITHSCORES",
+      "HEXISTS",
+      "HINCRBY",
+      "ZPOPMIN",
+      "ZREMRANGEBYSCORE",
+      "ZCOUNT",
+      "XLEN",
+      "BROKEN",
+    ]);
     const made = new Set([...strings, ...[...code.matchAll(/figures\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter((w) => !REDIS.has(w)));
     expect([...said].sort()).toEqual([...made].sort());
   });

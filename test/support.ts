@@ -14,20 +14,20 @@ import { type Mailbox, startMailbox } from "../src/local/mailbox.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import type { Audit } from "../src/recover/audit.ts";
-import type { ReservationView } from "../src/view.ts";
 import { listen } from "../src/server.ts";
+import type { ReservationView } from "../src/view.ts";
 
 export const ADMIN_TOKEN = "admin-token-of-the-tests";
 export const SECRET = "shopper-secret-of-the-tests";
 
 /** Waits for a condition, not for a time. Answers its first truthy value. */
-export async function until<T>(what: string, f: () => Promise<T> | T, msMax = 20_000): Promise<NonNullable<T>> {
+export async function until<T>(what: string, f: () => Promise<T> | T, msMax = 20_000): Promise<Exclude<T, false | null | undefined | 0 | "">> {
   const end = Date.now() + msMax;
   let last: unknown;
   for (;;) {
     try {
       const value = await f();
-      if (value) return value as NonNullable<T>;
+      if (value) return value as Exclude<T, false | null | undefined | 0 | "">;
       last = value;
     } catch (error) {
       last = error;
@@ -43,7 +43,9 @@ export const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(r
 /** A fresh database made from the migrated template. */
 export async function makeDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
   const server = inject("postgresUrl");
-  const name = `t_${nanoid(12).replace(/[^A-Za-z0-9]/g, "x").toLowerCase()}`;
+  const name = `t_${nanoid(12)
+    .replace(/[^A-Za-z0-9]/g, "x")
+    .toLowerCase()}`;
   const admin = async (statement: string) => {
     const sql = postgres(server, { max: 1, onnotice: () => {} });
     try {
@@ -150,8 +152,16 @@ export function shopper(url: string, customerId: string, secret = SECRET) {
   return {
     authorization,
     reserve: (saleId: string, key: string, lines: unknown = [{ sku: "bag", quantity: 1 }]) =>
-      call<ReservationView>(`${url}/v1/sales/${saleId}/reservations`, { method: "POST", headers: { ...json, "idempotency-key": key }, body: JSON.stringify({ lines }) }),
-    confirm: (id: string, payment: Record<string, string> = { token: "tok_ok" }, o: { waitS?: number; more?: Record<string, unknown>; headers?: Record<string, string> } = {}) =>
+      call<ReservationView>(`${url}/v1/sales/${saleId}/reservations`, {
+        method: "POST",
+        headers: { ...json, "idempotency-key": key },
+        body: JSON.stringify({ lines }),
+      }),
+    confirm: (
+      id: string,
+      payment: Record<string, string> = { token: "tok_ok" },
+      o: { waitS?: number; more?: Record<string, unknown>; headers?: Record<string, string> } = {},
+    ) =>
       call<ReservationView>(`${url}/v1/reservations/${id}/confirm`, {
         method: "POST",
         headers: { ...json, prefer: `wait=${o.waitS ?? 20}`, ...o.headers },
@@ -171,13 +181,21 @@ export function operator(url: string, token = ADMIN_TOKEN) {
     call<T>(`${url}/v1/admin${path}`, { method: "POST", headers: { ...headers, ...more }, body: JSON.stringify(body) });
   return {
     post,
-    get: <T = Record<string, unknown>>(path: string, more: Record<string, string> = {}) => call<T>(`${url}/v1/admin${path}`, { headers: { ...headers, ...more } }),
+    get: <T = Record<string, unknown>>(path: string, more: Record<string, string> = {}) =>
+      call<T>(`${url}/v1/admin${path}`, { headers: { ...headers, ...more } }),
     create: (sale: Partial<SaleBody> = {}) => post<{ id: string }>("/sales", saleBodyOf(sale)),
     patch: (saleId: string, body: unknown) => call(`${url}/v1/admin/sales/${saleId}`, { method: "PATCH", headers, body: JSON.stringify(body) }),
-    topUp: (saleId: string, delta: number, key: string, sku = "bag") => post<{ free: number; granted: number; replayed: boolean }>(`/sales/${saleId}/items/${sku}/stock`, { delta, reason: "test" }, { "idempotency-key": key }),
+    topUp: (saleId: string, delta: number, key: string, sku = "bag") =>
+      post<{ free: number; granted: number; replayed: boolean }>(`/sales/${saleId}/items/${sku}/stock`, { delta, reason: "test" }, { "idempotency-key": key }),
     audit: async (saleId: string) => (await call<Audit>(`${url}/v1/admin/sales/${saleId}/audit`, { headers })).body,
     refund: (orderId: string, restock: boolean) => post(`/orders/${orderId}/refund`, { reason: "test", restock }),
-    sale: async (saleId: string) => (await call<{ items: Array<{ sku: string; granted: number; free: number; held: number; claimed: number; sold: number }> }>(`${url}/v1/admin/sales/${saleId}`, { headers })).body,
+    sale: async (saleId: string) =>
+      (
+        await call<{ items: Array<{ sku: string; granted: number; free: number; held: number; claimed: number; sold: number }> }>(
+          `${url}/v1/admin/sales/${saleId}`,
+          { headers },
+        )
+      ).body,
   };
 }
 

@@ -1,7 +1,7 @@
 /** Local mode: everything the service needs, on this machine, under one data folder. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
 import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { nanoid } from "nanoid";
 import { type Config, ConfigError } from "../config.ts";
