@@ -45,7 +45,8 @@ describe("Redis", () => {
         return { s, id: (await s.reserve(saleId, "k")).body.id };
       }),
     );
-    const [paid, declined, released, ...rest] = shoppers as [(typeof shoppers)[0], (typeof shoppers)[0], (typeof shoppers)[0]];
+    type One = (typeof shoppers)[number];
+    const [paid, declined, released, ...rest] = shoppers as [One, One, One, ...One[]];
     await paid.s.confirm(paid.id, { gateway: "cod" });
     await declined.s.confirm(declined.id, { token: "tok_declined" });
     await released.s.release(released.id);

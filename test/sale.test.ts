@@ -167,7 +167,7 @@ describe("a payment that does not simply succeed", () => {
     const saleId = await newSale();
     const { s, id } = await held(saleId, "never-arrives");
     const paying = await s.confirm(id, { token: "tok_timeout_before_charge" }, { waitS: 0 });
-    const reference = (paying.body.payment?.id as string).slice(4);
+    const reference = String(paying.body.payment?.id).slice(4);
     await until("held again", async () => (await s.read(id)).body.status === "held", 40_000);
     const late = await fetch(`${world.gateway.url}/charges`, {
       method: "POST",
