@@ -11,7 +11,7 @@ import { invalid, Problem } from "./problem.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale, settingsOf } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
-import type { Routes } from "./routes.ts";
+import { headerOf, type Routes } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import { adminLog, epochs, items, journalPositions, orders, payments, sales } from "./schema.ts";
 import { topUp } from "./stages/topup.ts";
@@ -23,7 +23,7 @@ const EVENTS_MS = 1_000;
 export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => Promise<Sale>): void {
   const { route, json, bodyOf } = routes;
   const authenticate = adminAuth(ctx.config.adminTokens);
-  const admin = (c: Http) => authenticate(c.req.header("authorization"));
+  const admin = (c: Http) => authenticate(headerOf(c, "authorization"));
   const who = { tag: "Operator", who: "admin" } as const;
 
   async function note(action: string, saleId: string | null, detail: Record<string, unknown>): Promise<void> {
@@ -109,7 +109,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
     },
     async (c) => {
       admin(c);
-      const idempotencyKey = checkIdempotencyKey(c.req.header("idempotency-key"));
+      const idempotencyKey = checkIdempotencyKey(headerOf(c, "idempotency-key"));
       const { delta, reason } = check(contract.topupBody, await bodyOf(c));
       const sale = await saleOf(c);
       const sku = c.req.param("sku") ?? "";
@@ -243,7 +243,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
   );
 }
 
-const prefers = (c: Http, type: string) => (c.req.header("accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
+const prefers = (c: Http, type: string) => (headerOf(c, "accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
 
 function cursorOf(text: string | undefined): number | null {
   if (text === undefined) return null;

@@ -4,11 +4,13 @@ export class Overloaded extends Error {}
 /**
  * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one call
  * then carries many requests (three times cheaper for Redis, facts.md); alone, a request goes out at once.
+ * Between two batches there is a short pause, so that under load a batch is worth its call, its sync to disk and its journal
+ * entry; a request that comes alone never meets it.
  * An error of the batch is the error of each of its requests: unknown, to be repeated with the same id.
  */
 export function coalesce<Request, Result>(
   run: (batch: Request[]) => Promise<Result[]>,
-  limits: { batchMax: number; waitingMax: number },
+  limits: { batchMax: number; waitingMax: number; gatherMs: number },
 ): (request: Request) => Promise<Result> {
   type Waiting = { request: Request; resolve: (r: Result) => void; reject: (e: unknown) => void };
   let waiting: Waiting[] = [];
@@ -24,6 +26,7 @@ export function coalesce<Request, Result>(
       } catch (error) {
         for (const w of batch) w.reject(error);
       }
+      if (waiting.length < limits.batchMax) await new Promise((resolve) => setTimeout(resolve, limits.gatherMs));
     }
     busy = false;
   }

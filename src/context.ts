@@ -25,7 +25,7 @@ export interface Context {
   gates: Map<string, Gate>;
   changes: Changes;
   metrics: Metrics;
-  /** Hints inside this process that a worker has something to do: `line`, `journal`, `outbox`. */
+  /** Hints inside this process that a worker has something to do: `line`, `outbox`. */
   work: EventEmitter;
   /** Where mails land in local mode; null when they go to a real server. */
   mailbox: Mailbox | null;

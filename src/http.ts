@@ -11,7 +11,7 @@ import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
-import { makeRoutes } from "./routes.ts";
+import { headerOf, makeRoutes } from "./routes.ts";
 import { deadlineAt, type Sale } from "./sales.ts";
 import { orders } from "./schema.ts";
 import type { Hold, ReserveResult, SaleClock } from "./scripts.ts";
@@ -35,7 +35,7 @@ export function makeApp(ctx: Context) {
   const saleView = saleViewer(ctx);
 
   function customer(c: Http): string {
-    const customerId = authenticate(c.req.header("authorization"));
+    const customerId = authenticate(headerOf(c, "authorization"));
     withinRate(customerId);
     return customerId;
   }
@@ -88,7 +88,7 @@ export function makeApp(ctx: Context) {
         .update(text.replace(/"serverTime":"[^"]*"/, ""))
         .digest("base64url")}"`;
       const headers = { "cache-control": "public, max-age=1", etag };
-      return c.req.header("if-none-match") === etag ? routes.send(c, 304, null, headers) : json(c, 200, text, headers);
+      return headerOf(c, "if-none-match") === etag ? routes.send(c, 304, null, headers) : json(c, 200, text, headers);
     },
   );
 
@@ -112,7 +112,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const customerId = customer(c);
-      const idempotencyKey = checkIdempotencyKey(c.req.header("idempotency-key"));
+      const idempotencyKey = checkIdempotencyKey(headerOf(c, "idempotency-key"));
       const body = await bodyOf(c);
       const lines = checkReserveBody(body);
       const sale = await saleOf(c);
@@ -223,7 +223,6 @@ export function makeApp(ctx: Context) {
       const { sale, id } = await reservationOf(c, customerId);
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }]));
       const r = clock.results[0];
-      ctx.work.emit("journal");
       switch (r?.outcome) {
         case "RELEASED":
           return json(c, 200, bareReservation(ctx, sale, id.key, r.hold, clock));
@@ -269,7 +268,7 @@ export function makeApp(ctx: Context) {
         contact: b.contact,
         shipTo: b.shipTo ?? null,
         returnUrl: b.returnUrl ?? null,
-        language: sale.language ?? tongueOf(c.req.header("accept-language")),
+        language: sale.language ?? tongueOf(headerOf(c, "accept-language")),
       };
       const paid = await pay(sale, request);
       ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
@@ -301,7 +300,7 @@ export function makeApp(ctx: Context) {
 
   /** Waits as long as the caller prefers for the payment to end; unknown stays paying. */
   async function settled(c: Http, sale: Sale, key: string, first: Hold, firstClock: SaleClock): Promise<Response> {
-    const until = Date.now() + waitMsOf(c.req.header("prefer"));
+    const until = Date.now() + waitMsOf(headerOf(c, "prefer"));
     const signal = AbortSignal.any([ctx.draining, c.req.raw.signal]);
     let [hold, clock] = [first, firstClock];
     const answer = async (status: number) => json(c, status, (await viewReservations(ctx, sale, [{ key, hold }], clock))[0]);

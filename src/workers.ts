@@ -9,9 +9,10 @@ import { reconcileOnce } from "./recover/reconcile.ts";
 import { Unavailable } from "./redis.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
-import { persistStage } from "./stages/persist.ts";
+import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
 
-const PERSIST_IDLE_MS = 50;
+/** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
+const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
 const OUTBOX_IDLE_MS = 500;
@@ -91,7 +92,14 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       const gate = ctx.gates.get(g.name);
       return gate ? runCharges(ctx, g, gate, signal) : runBatches(ctx, g, signal);
     }),
-    repeat(ctx, "persist", "journal", PERSIST_IDLE_MS, signal, () => eachSale(persistOnce)),
+    repeat(ctx, "persist", "never", PERSIST_PACE_MS, signal, async () => {
+      await eachSale(async (sale) => {
+        // A full batch is followed by the next at once.
+        while ((await persistOnce(sale)) >= ENTRIES_MAX && !signal.aborted);
+        return 0;
+      });
+      return 0;
+    }),
     ctx.config.sweepMs > 0
       ? repeat(ctx, "sweeper", "never", ctx.config.sweepMs, signal, async () => {
           await eachSale((sale) => expireOnce(ctx, sale));

@@ -34,5 +34,4 @@ export async function followPayments(ctx: Context, payments: Payment[]): Promise
       for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
     }
   }
-  if (payments.length > 0) ctx.work.emit("journal");
 }

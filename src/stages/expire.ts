@@ -16,7 +16,6 @@ export async function expireOnce(ctx: Context, sale: Sale): Promise<number> {
   }
   if (total > 0) {
     ctx.metrics.outcomes.inc({ stage: "expire", outcome: "EXPIRED" }, total);
-    ctx.work.emit("journal");
   }
   return total;
 }

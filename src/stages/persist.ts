@@ -13,7 +13,7 @@ import { orders, payments } from "../schema.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
-const ENTRIES_MAX = 100;
+export const ENTRIES_MAX = 100;
 /** An entry that another consumer read and did not finish is taken over after this. */
 const RECLAIM_IDLE_MS = 5_000;
 const JOURNAL_VERSION = "1";

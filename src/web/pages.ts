@@ -42,8 +42,8 @@ export function pageRoutes(ctx: Context, { app, send }: Routes): void {
       { "content-type": HTML, "content-security-policy": DOCS_CSP },
     ),
   );
-  app.get("/docs/init.js", (c) => send(c, 200, DOCS_INIT, { "content-type": "text/javascript" }));
   app.get("/docs/:file", async (c) => {
+    if (c.req.param("file") === "init.js") return send(c, 200, DOCS_INIT, { "content-type": "text/javascript" });
     const type = files[c.req.param("file")];
     if (!type) throw new Problem("NOT_FOUND");
     return send(c, 200, await readFile(join(ui, c.req.param("file"))), { "content-type": type, "cache-control": "public, max-age=3600" });
