@@ -214,7 +214,7 @@ CREATE INDEX "payments_by_reservation" ON "payments" USING btree ("reservation_i
 CREATE INDEX "payments_to_check" ON "payments" USING btree ("check_at") WHERE state in ('queued', 'sending', 'action_required', 'unknown', 'refunding');--> statement-breakpoint
 CREATE INDEX "payments_captured" ON "payments" USING btree ("captured_at") WHERE state = 'captured';--> statement-breakpoint
 CREATE INDEX "payments_by_sale" ON "payments" USING btree ("sale_id","state");--> statement-breakpoint
-CREATE INDEX "reservations_by_sale" ON "reservations" USING btree ("sale_id","state");--> statement-breakpoint
+CREATE INDEX "reservations_by_sale" ON "reservations" USING btree ("sale_id");--> statement-breakpoint
 CREATE UNIQUE INDEX "stock_moves_key" ON "stock_moves" USING btree ("sale_id","idempotency_key");--> statement-breakpoint
 CREATE INDEX "stock_moves_open" ON "stock_moves" USING btree ("sale_id") WHERE state in ('pending', 'granted');--> statement-breakpoint
 CREATE INDEX "stock_moves_by_sale" ON "stock_moves" USING btree ("sale_id","sku");

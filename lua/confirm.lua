@@ -16,7 +16,7 @@ local function confirm(key, ref)
   if not h then return 'LOST' end
   if h.ref ~= ref or (h.state ~= 'p' and h.state ~= 'c') then return 'OTHER_PAYMENT|' .. hold_pack(h) end
   if h.state == 'p' then
-    each_line(h.lines, function(sku, n) add_units(book, 'live', sku, -n) end)
+    for _, line in ipairs(cart_of(h.lines)) do add_units(book, 'live', line.sku, -line.n) end
     h.state, h.was_paying = 'c', true
     record(book, key, h)
   end

@@ -42,15 +42,19 @@ local function hold_parse(packed)
   return { state = state, deadline = tonumber(deadline), ref = ref, lines = lines, customer = customer }
 end
 
--- Calls f(sku, quantity) for each line of 'sku:quantity,sku:quantity'; returns the units in all.
-local function each_line(lines, f)
-  local units = 0
+-- 'sku:quantity,sku:quantity' as { units, { sku, quantity }, ... }. In a rush most carts are alike, so each is read once a call.
+local carts = {}
+local function cart_of(lines)
+  local cart = carts[lines]
+  if cart then return cart end
+  cart = { units = 0 }
   for sku, quantity in string.gmatch(lines, '([^:,]+):(%d+)') do
     local n = tonumber(quantity)
-    units = units + n
-    if f then f(sku, n) end
+    cart.units = cart.units + n
+    cart[#cart + 1] = { sku = sku, n = n }
   end
-  return units
+  carts[lines] = cart
+  return cart
 end
 
 -- The book, or nil and the refusal to answer.
@@ -104,9 +108,10 @@ end
 
 -- Writes down that the hold is as it is now; `commit` stores it and moves it between the clocks.
 local function record(book, key, h)
+  local packed = hold_pack(h)
   book.holds[key] = h
-  book.changed[key] = true
-  book.journal[#book.journal + 1] = key .. '|' .. hold_pack(h)
+  book.changed[key] = packed
+  book.journal[#book.journal + 1] = key .. '|' .. packed
 end
 
 local function customer_of(book, customer)
@@ -130,11 +135,12 @@ end
 
 -- held or paying -> released ('r') or expired ('x'): the units are free again.
 local function give_back(book, key, h, state)
-  local units = each_line(h.lines, function(sku, n)
-    add_units(book, 'live', sku, -n)
-    add_units(book, 'free', sku, n)
-  end)
-  add_customer_units(book, h.customer, -units)
+  local cart = cart_of(h.lines)
+  for _, line in ipairs(cart) do
+    add_units(book, 'live', line.sku, -line.n)
+    add_units(book, 'free', line.sku, line.n)
+  end
+  add_customer_units(book, h.customer, -cart.units)
   h.state = state
   record(book, key, h)
 end
@@ -175,9 +181,9 @@ local function commit(book)
   local customers = flat(book.customers, function(c) return c.dirty and c.units .. '|' .. c.keys end)
   if #customers > 0 then redis.call('HSET', KEYS[7], unpack(customers)) end
   local holds, due, due_not, paying, paying_not, changed = {}, {}, {}, {}, {}, {}
-  for key in pairs(book.changed) do
+  for key, packed in pairs(book.changed) do
     local h = book.holds[key]
-    holds[#holds + 1] = key; holds[#holds + 1] = hold_pack(h)
+    holds[#holds + 1] = key; holds[#holds + 1] = packed
     changed[#changed + 1] = key
     if h.state == 'h' then due[#due + 1] = whole(h.deadline); due[#due + 1] = key else due_not[#due_not + 1] = key end
     if h.state == 'p' then paying[#paying + 1] = whole(book.now); paying[#paying + 1] = key elseif h.was_paying then paying_not[#paying_not + 1] = key end

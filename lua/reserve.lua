@@ -16,21 +16,20 @@ if not book then return refusal end
 local sweep_max = digits(ARGV[4], 'sweepMax')
 local swept = false
 
-local function short(lines)
-  local found = false
-  each_line(lines, function(sku, n)
-    local have = units_of(book, 'free', sku)
+local function short(cart)
+  for _, line in ipairs(cart) do
+    local have = units_of(book, 'free', line.sku)
     if not have then broken('free of an item is missing') end
-    if have < n then found = true end
-  end)
-  return found
+    if have < line.n then return true end
+  end
+  return false
 end
 
-local function short_answer(lines)
+local function short_answer(cart)
   local parts = {}
-  each_line(lines, function(sku)
-    parts[#parts + 1] = sku .. ':' .. string.format('%d', units_of(book, 'free', sku)) .. ':' .. string.format('%d', units_of(book, 'live', sku) or 0)
-  end)
+  for i, line in ipairs(cart) do
+    parts[i] = string.format('%s:%d:%d', line.sku, units_of(book, 'free', line.sku) or 0, units_of(book, 'live', line.sku) or 0)
+  end
   local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
   return 'SHORT|' .. (next_due[2] or '0') .. '|' .. table.concat(parts, ',')
 end
@@ -54,21 +53,20 @@ local function reserve(key, customer, lines)
   if book.now < book.opens then return 'NOT_OPEN' end
   if book.now >= book.closes then return 'CLOSED' end
   if not book.reserving then return 'PAUSED' end
-  local units = each_line(lines)
-  if units < 1 then broken('a request without units') end
+  local cart = cart_of(lines)
+  if cart.units < 1 then broken('a request without units') end
   local c = customer_of(book, customer)
-  if c.units + units > book.limit then expire_own(c) end
-  if c.units + units > book.limit then return 'LIMIT|' .. string.format('%d', c.units) end
-  if short(lines) and not swept then sweep(book, sweep_max); swept = true end
-  if short(lines) then return short_answer(lines) end
-  each_line(lines, function(sku, n)
-    add_units(book, 'free', sku, -n)
-    add_units(book, 'live', sku, n)
-  end)
-  add_customer_units(book, customer, units)
+  if c.units + cart.units > book.limit then expire_own(c) end
+  if c.units + cart.units > book.limit then return 'LIMIT|' .. string.format('%d', c.units) end
+  if short(cart) and not swept then sweep(book, sweep_max); swept = true end
+  if short(cart) then return short_answer(cart) end
+  for _, line in ipairs(cart) do
+    add_units(book, 'free', line.sku, -line.n)
+    add_units(book, 'live', line.sku, line.n)
+  end
+  add_customer_units(book, customer, cart.units)
   c.keys = c.keys == '' and key or c.keys .. ',' .. key
-  local _, commas = string.gsub(c.keys, ',', '')
-  if commas >= KEYS_OF_CUSTOMER_MAX then c.keys = string.gsub(c.keys, '^[^,]*,', '', 1) end
+  if #c.keys > KEYS_OF_CUSTOMER_MAX * (#key + 1) then c.keys = string.gsub(c.keys, '^[^,]*,', '', 1) end
   h = { state = 'h', deadline = book.clock + book.hold_ms, ref = '', lines = lines, customer = customer }
   record(book, key, h)
   return 'HELD|' .. string.format('%d', h.deadline)

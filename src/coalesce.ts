@@ -10,11 +10,24 @@ export class Overloaded extends Error {}
  */
 export function coalesce<Request, Result>(
   run: (batch: Request[]) => Promise<Result[]>,
-  limits: { batchMax: number; waitingMax: number; gatherMs: number },
+  limits: { batchMax: number; waitingMax: number; enough: number; gatherMs: number },
 ): (request: Request) => Promise<Result> {
   type Waiting = { request: Request; resolve: (r: Result) => void; reject: (e: unknown) => void };
   let waiting: Waiting[] = [];
   let busy = false;
+  let goOn: (() => void) | null = null;
+
+  /** Until there are enough for a batch that is worth its call, or the time is over. */
+  function gathered(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => goOn?.(), limits.gatherMs);
+      goOn = () => {
+        clearTimeout(timer);
+        goOn = null;
+        resolve();
+      };
+    });
+  }
 
   async function drain() {
     while (waiting.length > 0) {
@@ -26,7 +39,7 @@ export function coalesce<Request, Result>(
       } catch (error) {
         for (const w of batch) w.reject(error);
       }
-      if (waiting.length < limits.batchMax) await new Promise((resolve) => setTimeout(resolve, limits.gatherMs));
+      if (waiting.length < limits.enough) await gathered();
     }
     busy = false;
   }
@@ -35,7 +48,8 @@ export function coalesce<Request, Result>(
     new Promise((resolve, reject) => {
       if (waiting.length >= limits.waitingMax) return reject(new Overloaded("too many requests are waiting"));
       waiting.push({ request, resolve, reject });
-      if (!busy) {
+      if (goOn && waiting.length >= limits.enough) goOn();
+      else if (!busy) {
         busy = true;
         // After the requests that this turn of the event loop still brings in.
         setImmediate(drain);

@@ -16,6 +16,7 @@ import type { Hold, PayResult, SaleClock } from "../scripts.ts";
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
 const LINE_VIEW_MS = 100;
+const ENOUGH = 16;
 const GATHER_MS = 2;
 
 export interface PayRequest {
@@ -65,7 +66,7 @@ export function payStage(ctx: Context) {
           const answer = await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, batch));
           return answer.results.map((result) => ({ result, clock: answer }));
         },
-        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, gatherMs: GATHER_MS },
+        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
       );
       pins.set(sale.id, run);
     }
@@ -89,7 +90,7 @@ export function payStage(ctx: Context) {
       }
       return rows.map((r) => inserted.has(r.reference));
     },
-    { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, gatherMs: GATHER_MS },
+    { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
   );
 
   /** Length of each line, looked at no more often than every 100 ms. */

@@ -9,7 +9,8 @@ const BATCH_MAX = 128;
 const WAITING_MAX = 10_000;
 const SWEEP_MAX = 128;
 /** At 10,000 a second a call then carries some twenty requests or more (measured: bench/README.md). */
-const GATHER_MS = 4;
+const ENOUGH = 32;
+const GATHER_MS = 3;
 
 export interface ReserveRequest {
   key: string;
@@ -30,7 +31,7 @@ export function reserveStage(ctx: Context) {
           const answer = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, SWEEP_MAX, batch));
           return answer.results.map((result) => ({ result, clock: answer }));
         },
-        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, gatherMs: GATHER_MS },
+        { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
       );
       bySale.set(sale.id, reserve);
     }
