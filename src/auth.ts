@@ -1,5 +1,5 @@
 import { hash, timingSafeEqual } from "node:crypto";
-import { createSigner } from "fast-jwt";
+import { createSigner, createVerifier } from "fast-jwt";
 import { Problem } from "./problem.ts";
 
 export const AUDIENCE = "fukubukuro";
@@ -10,51 +10,26 @@ const TOKEN_LENGTH_MAX = 4_096;
 /** 1-128 visible characters. */
 export const CUSTOMER_ID = /^[^\s\p{C}]{1,128}$/u;
 
-/** A JWT's header as `{"alg":"HS256"}`, with or without typ; nothing else is let in, so there is no algorithm to choose. */
-const HEADERS = new Set(
-  [{ alg: "HS256" }, { alg: "HS256", typ: "JWT" }, { typ: "JWT", alg: "HS256" }].map((h) => Buffer.from(JSON.stringify(h)).toString("base64url")),
-);
-
-const BLOCK_BYTES = 64;
-
-/**
- * HMAC-SHA256 of short texts under one key (RFC 2104) by two one-shot hashes: a third of the time of the streaming Hmac, and
- * at the opening second every shopper's token is new. A test holds it to node's own.
- */
-export function hmacSha256(key: string): (text: string) => Buffer {
-  const bytes = Buffer.from(key);
-  const block = Buffer.alloc(BLOCK_BYTES);
-  (bytes.length > BLOCK_BYTES ? hash("sha256", bytes, "buffer") : bytes).copy(block);
-  const inner = block.map((b) => b ^ 0x36);
-  const outer = block.map((b) => b ^ 0x5c);
-  return (text) => hash("sha256", Buffer.concat([outer, hash("sha256", Buffer.concat([inner, Buffer.from(text)]), "buffer")]), "buffer");
-}
-
 /** Customer id of a shopper's `Authorization` header, or UNAUTHENTICATED. HS256 only; each of the secrets is live. */
 export function shopperAuth(secrets: string[]): (header: string | undefined) => string {
-  const signatures = secrets.map(hmacSha256);
+  const verifiers = secrets.map((key) =>
+    createVerifier({ key, algorithms: ["HS256"], allowedAud: AUDIENCE, clockTolerance: LEEWAY_MS, requiredClaims: ["exp", "sub", "aud"], cache: false }),
+  );
   type Verified = { customerId: string; expiresAtMs: number };
   // When the younger generation is full it becomes the older one: no entry is ever searched for to be thrown out.
   let young = new Map<string, Verified>();
   let old = new Map<string, Verified>();
 
   function verify(token: string): Verified | null {
-    const [header = "", claims = "", signature = "", more] = token.split(".");
-    if (more !== undefined || !HEADERS.has(header)) return null;
-    const given = Buffer.from(signature, "base64url");
-    const signed = `${header}.${claims}`;
-    // One canonical spelling of a signature, so that a token has one form.
-    if (!signatures.some((sign) => given.length === 32 && timingSafeEqual(sign(signed), given)) || given.toString("base64url") !== signature) return null;
-    let c: { sub?: unknown; aud?: unknown; exp?: unknown; nbf?: unknown };
-    try {
-      c = JSON.parse(Buffer.from(claims, "base64url").toString("utf8"));
-    } catch {
-      return null;
+    for (const check of verifiers) {
+      try {
+        const { sub, exp } = check(token) as { sub: unknown; exp: unknown };
+        if (typeof sub === "string" && CUSTOMER_ID.test(sub) && typeof exp === "number") return { customerId: sub, expiresAtMs: exp * 1000 + LEEWAY_MS };
+      } catch {
+        // not this secret, or not valid at all
+      }
     }
-    if (c?.aud !== AUDIENCE && !(Array.isArray(c?.aud) && c.aud.includes(AUDIENCE))) return null;
-    if (typeof c.sub !== "string" || !CUSTOMER_ID.test(c.sub) || typeof c.exp !== "number") return null;
-    if (c.nbf !== undefined && !(typeof c.nbf === "number" && c.nbf * 1000 <= Date.now() + LEEWAY_MS)) return null;
-    return { customerId: c.sub, expiresAtMs: c.exp * 1000 + LEEWAY_MS };
+    return null;
   }
 
   return (header) => {

@@ -285,7 +285,7 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const config = readConfig();
   const { ledger = ".data/sandbox-ledger.jsonl", ...sandbox } = config.sandbox;
-  const gateway = await startSandboxGateway({ ...sandbox, ledger, port: config.port });
+  const gateway = await startSandboxGateway({ ...sandbox, ledger, port: config.port, host: config.host });
   // One line for whoever started it.
   console.log(gateway.url);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => void gateway.close().then(() => process.exit(0)));
