@@ -1,7 +1,6 @@
 /** The command line: `fukubukuro --help`. */
 import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
-import { pino } from "pino";
 import { createSale } from "./admin.ts";
 import { CUSTOMER_ID, signShopperToken } from "./auth.ts";
 import { compose, type Service } from "./compose.ts";
@@ -9,6 +8,7 @@ import { type Config, ConfigError, readConfig } from "./config.ts";
 import { check, saleBody } from "./contract.ts";
 import { StartError } from "./local/processes.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
+import { makeLog } from "./log.ts";
 import { Problem } from "./problem.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
@@ -19,30 +19,8 @@ import { listen } from "./server.ts";
 const DAY_MS = 86_400_000;
 const DEMO_SALE = "demo";
 
-/** Answers nothing a log should not have: tokens, addresses, bodies. Standard error, so that a command's output stays its own. */
-function makeLog(config: Config, quiet: boolean) {
-  const level = config.logLevel ?? (quiet ? "warn" : "info");
-  const paths = [
-    "authorization",
-    "cookie",
-    "token",
-    "email",
-    "contact",
-    "shipTo",
-    "address",
-    "phone",
-    "*.authorization",
-    "*.cookie",
-    "*.token",
-    "*.email",
-    "*.contact",
-    "*.shipTo",
-    "err.parameters",
-    "err.query",
-    "err.params",
-  ];
-  return pino({ level, redact: { paths, censor: "[redacted]" } }, pino.destination({ dest: 2, sync: false }));
-}
+/** Where a person reads the output, only what needs attention. */
+const logOf = (config: Config, quiet: boolean) => makeLog(config.logLevel ?? (quiet ? "warn" : "info"));
 
 /** `10m`, `7d`, `90s` -> ms */
 function duration(text: string): number {
@@ -69,7 +47,7 @@ async function demoSale(service: Service): Promise<void> {
 async function serve(): Promise<void> {
   const given = readConfig();
   const local = needsLocal(given);
-  const log = makeLog(given, local);
+  const log = logOf(given, local);
   const say = (line: string) => process.stdout.write(`${line}\n`);
   const began = Date.now();
   let stopAll: () => Promise<void> = async () => {};
@@ -139,10 +117,7 @@ async function serve(): Promise<void> {
 /** For commands beside a running service: the stores it runs on, no loops, no HTTP. */
 async function withService<T>(f: (service: Service) => Promise<T>): Promise<T> {
   const config = await attach(readConfig());
-  const service = await compose(
-    { ...config, role: "api", shopperTokenSecrets: config.shopperTokenSecrets ?? ["unused-by-this-command"] },
-    makeLog(config, true),
-  );
+  const service = await compose({ ...config, role: "api", shopperTokenSecrets: config.shopperTokenSecrets ?? ["unused-by-this-command"] }, logOf(config, true));
   try {
     await service.ctx.redis.ready(5_000);
     return await f(service);

@@ -7,7 +7,9 @@ import fc from "fast-check";
 import { createSigner } from "fast-jwt";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkReserveBody, reserveBody } from "../src/contract.ts";
+import { makeLog } from "../src/log.ts";
 import { PROBLEMS, type ProblemCode } from "../src/problem.ts";
+import { payments } from "../src/schema.ts";
 import { ADMIN_TOKEN, CONTACT, call, inParallel, makeWorld, operator, type Running, SECRET, saleBodyOf, shopper, until, type World } from "./support.ts";
 
 let world: World;
@@ -489,6 +491,12 @@ describe("answers", () => {
     expect(full).toBeGreaterThanOrEqual(0);
     expect(replies[full]?.headers.get("retry-after")).toBeTruthy();
     expect((await holds[full]?.s.read(holds[full]?.id as string))?.body.status).toBe("held");
+    // Who has paid is not kept out by a full line.
+    const paid = replies.findIndex((r) => r.status === 202);
+    await until("a confirmed one", async () => (await holds[paid]?.s.read(holds[paid]?.id as string))?.body.status === "confirmed");
+    expect((await Promise.all(Array.from({ length: 5 }, () => holds[paid]?.s.confirm(holds[paid]?.id as string)))).map((r) => r?.status)).toEqual(
+      Array(5).fill(200),
+    );
     await narrow.close();
   });
 
@@ -526,6 +534,39 @@ describe("answers", () => {
     expect([await from("https://shop.example"), await from("https://evil.example")]).toEqual(["https://shop.example", null]);
     expect((await fetch(`${open.url}/v1/sales/x/reservations`, { method: "OPTIONS", headers: { origin: "https://shop.example" } })).status).toBe(204);
     await open.close();
+  });
+
+  it("no e-mail, name, token or address shows in logs, also not in those of a failing database", async () => {
+    const lines: string[] = [];
+    const log = makeLog("trace", { write: (line) => lines.push(line) });
+    const { db } = api.service.ctx;
+    const wrong = {
+      reference: "canary",
+      saleId,
+      reservationId: "r",
+      reservationKey: "k",
+      customerId: "c",
+      gateway: "sandbox",
+      token: "tok_canary",
+      tokenDigest: "d",
+    };
+    const row = {
+      ...wrong,
+      amount: -1,
+      currency: "JPY",
+      lines: [],
+      contact: { email: "canary@example.jp", name: "カナリア" },
+      shipTo: { address: "canary street" },
+      language: "en",
+      state: "queued" as const,
+    };
+    const error = await db
+      .insert(payments)
+      .values(row)
+      .catch((e) => e);
+    log.error({ err: error, contact: row.contact, payment: row, token: "tok_canary" }, "failed");
+    expect(lines.join("")).toContain("payment_amount");
+    for (const secret of ["canary@", "カナリア", "tok_canary", "canary street"]) expect(lines.join("")).not.toContain(secret);
   });
 
   it("no e-mail, token or address shows in metrics", async () => {

@@ -156,7 +156,11 @@ export function payStage(ctx: Context) {
   }
 
   return async (sale: Sale, request: PayRequest): Promise<Paid> => {
-    if (!(await lineHasRoom(request.gateway))) return { outcome: "LINE_FULL" };
+    if (!(await lineHasRoom(request.gateway))) {
+      // Who is in the line or through it already only joins what is there.
+      const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, [request.key]));
+      if (results[0]?.state === "held") return { outcome: "LINE_FULL" };
+    }
     return attempt(sale, request, "", 3);
   };
 }
