@@ -24,7 +24,7 @@ const program = new Command("bench")
   .option("--admin <token>", "its ADMIN_TOKEN")
   .option("--rounds <n>", "rounds, of which the medians are printed", number, 3)
   .option("--requests <n>", "requests a round and scenario", number, 60_000)
-  .option("--connections <n>", "connections of the load generator", number, 64)
+  .option("--connections <n>", "connections of the load generator: a rush has many", number, 256)
   .option("--orders <n>", "orders of the checkout scenario", number, 3_000)
   .option("--rate <n>", "held rate of the latency scenario, requests per second", number, 2_000)
   .parse();

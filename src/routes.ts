@@ -95,39 +95,43 @@ export function makeRoutes(ctx: Context) {
 
   /** Any other body, with the headers every answer carries. */
   function send(c: Http, status: number, body: string | Uint8Array | ReadableStream | null, headers: Record<string, string>): Response {
-    count(c.req.routePath, status);
     // Not c.body: that copies the headers into a Headers object, which the server takes apart again.
     return new Response(body as ConstructorParameters<typeof Response>[0], { status, headers: headersOf(c, requestIdOf(c), headers) });
   }
   const json = (c: Http, status: number, body: unknown, headers: Record<string, string> = {}) =>
     send(c, status, typeof body === "string" ? body : JSON.stringify(body), { "content-type": "application/json", ...headers });
 
-  function problem(c: Http, p: Problem, route = c.req.routePath): Response {
+  function problem(c: Http, p: Problem): Response {
     const requestId = requestIdOf(c);
     const { status, body, headers } = problemAnswer(p, requestId);
-    count(route, status);
     return new Response(JSON.stringify(body), { status, headers: headersOf(c, requestId, headers) });
   }
 
-  app.onError((error, c) => {
+  /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
+  function refuse(c: Http, error: unknown): Response {
     if (error instanceof Problem) return problem(c, error);
     if (error instanceof Overloaded) return problem(c, new Problem("OVERLOADED", error.message));
     if (error instanceof Unavailable) {
       ctx.log.warn({ err: error, path: c.req.path }, "unavailable");
       return problem(c, new Problem("UNAVAILABLE", error.message, {}, error.retryAfterMs));
     }
-    // A lost or refused connection to Postgres is the store being away, not a fault of ours: the outcome is unknown.
     if (isStoreAway(error)) {
       ctx.log.warn({ err: error, path: c.req.path }, "Postgres is away");
       return problem(c, new Problem("UNAVAILABLE", "Postgres does not answer", {}, 2000));
     }
     ctx.log.error({ err: error, path: c.req.path }, "unexpected error");
     return problem(c, new Problem("INTERNAL_ERROR", "Something went wrong on our side; tell us the request id."));
+  }
+
+  app.onError((error, c) => refuse(c, error));
+  app.notFound((c) => {
+    count("none", 404);
+    return problem(c, new Problem("NOT_FOUND", "no such route"));
   });
-  app.notFound((c) => problem(c, new Problem("NOT_FOUND", "no such route"), "none"));
 
   function route(spec: RouteSpec, handler: Handler): void {
     specs.push(spec);
+    const timer = ctx.metrics.requestSeconds.labels(spec.path);
     const params = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);
     const problems = new Set<ProblemCode>([...(spec.problems ?? []), "OVERLOADED", "UNAVAILABLE", "INTERNAL_ERROR"]);
     if (spec.who !== "anyone") problems.add("UNAUTHENTICATED");
@@ -160,7 +164,19 @@ export function makeRoutes(ctx: Context) {
       },
       responses: responses as Parameters<typeof app.openAPIRegistry.registerPath>[0]["responses"],
     });
-    app.on(spec.method.toUpperCase(), spec.path.replace(/\{(\w+)\}/g, ":$1"), handler);
+    app.on(spec.method.toUpperCase(), spec.path.replace(/\{(\w+)\}/g, ":$1"), async (c) => {
+      const began = performance.now();
+      let response: Response;
+      try {
+        response = await handler(c);
+      } catch (error) {
+        response = refuse(c, error);
+      }
+      count(spec.path, response.status);
+      // A stream's time is its reader's.
+      if (response.status < 500 && spec.answers[200]?.type !== "text/event-stream") timer.observe((performance.now() - began) / 1000);
+      return response;
+    });
   }
 
   /** The JSON body, within the limit. With a Content-Length the server reads no more than that; without one it is counted here. */
