@@ -8,7 +8,7 @@ import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { epochs, items, orders, reservations } from "../src/schema.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { inParallel, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { inParallel, makeWorld, operator, pause, type Running, shopper, until, type World } from "./support.ts";
 
 let world: World;
 let api: Running;
@@ -309,11 +309,45 @@ describe("Postgres, the last guard", () => {
     expect((await findPayment(ctx().db, row.reference))?.state).toBe("declined");
   });
 
+  it("records no order for a confirmed entry of the journal whose payment is not captured (P8)", async () => {
+    const saleId = (await op.create({ items: bags(10) })).body.id;
+    const { id, row, sale } = await pinned(saleId, "early", "H".repeat(26));
+    await insertPayments(ctx().db, [row]);
+    expect((await claimForSending(ctx().db, row.reference, sale.epoch, 60_000)).outcome).toBe("CLAIMED");
+    // A defect elsewhere: Redis is told "confirmed" before the gateway has said anything.
+    const requests = [{ key: id.slice(-33, -11), reference: row.reference }];
+    expect((await ctx().sales.call(sale, (s) => ctx().scripts.confirm(s, requests))).results[0]?.outcome).toBe("CONFIRMED");
+    await until("the entry to be persisted", async () => (await ctx().db.select().from(reservations).where(eq(reservations.id, id)))[0]?.state === "c");
+    expect(await ctx().db.select().from(orders).where(eq(orders.reference, row.reference))).toEqual([]);
+  });
+
   it("refuses a claim under an epoch that a rebuild has raised (rule I)", async () => {
     const saleId = (await op.create({ items: bags(10) })).body.id;
     const { row, sale } = await pinned(saleId, "epoch", "G".repeat(26));
     await insertPayments(ctx().db, [row]);
     expect(await claimForSending(ctx().db, row.reference, sale.epoch - 1, 1000)).toEqual({ outcome: "OLD_EPOCH" });
     expect((await findPayment(ctx().db, row.reference))?.state).not.toBe("sending");
+  });
+});
+
+describe("the gate", () => {
+  it("keeps the permit of a call that was not answered until its lease ends, while the gateway may still be working (P6)", async () => {
+    const w = await makeWorld({ gateway: { SANDBOX_LATENCY_MS: "5" } });
+    try {
+      const one = await w.start({ GATEWAY_TIMEOUT_MS: "300", GATEWAY_OVERRUN_MS: "200", GATEWAY_LEASE_MS: "4000", GATEWAY_IN_FLIGHT_MAX: "2" });
+      const saleId = (await operator(one.url).create()).body.id;
+      const s = shopper(one.url, "silent");
+      const { id } = (await s.reserve(saleId, "k")).body;
+      await s.confirm(id, { token: "tok_timeout_after_charge" }, { waitS: 0 });
+      await until("the outcome to be unknown", async () => (await s.read(id)).body.payment?.status === "unknown");
+      // Longer than giving it back would take, shorter than its lease.
+      for (let i = 0; i < 20; i++) {
+        expect((await one.service.ctx.scripts.gateView("sandbox")).inFlight).toBeGreaterThanOrEqual(1);
+        await pause(20);
+      }
+      await until("confirmed by a look-up", async () => (await s.read(id)).body.status === "confirmed");
+    } finally {
+      await w.close();
+    }
   });
 });
