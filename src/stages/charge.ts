@@ -5,6 +5,7 @@
 import type { Context } from "../context.ts";
 import type { Gate, Permit } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
+import { CHANGES_CHANNEL } from "../keys.ts";
 import { cancelQueued, claimAtOnce, claimForSending, findPayment, findPayments, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
 import { followPayments } from "./confirm.ts";
 
@@ -68,7 +69,7 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
   // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
   const stored = await settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs);
   await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
-  if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish("fb:changes", stored.reservationKey);
+  if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
 
 /** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
