@@ -48,11 +48,6 @@ export function makeIds(secret: string): Ids {
   };
 }
 
-/** The key inside a reservation id that is known to be genuine. */
-export function keyOfReservation(id: string): string {
-  return id.slice(-(HASH_LENGTH + MAC_LENGTH), -MAC_LENGTH);
-}
-
 /** The sale's number inside any reservation id, or null; gateways hand ids back that may not be ours. */
 export function saleNoOfReservation(id: string): number | null {
   const no = SHAPE.exec(id)?.[1];
@@ -69,7 +64,6 @@ export function makeReference(nowMs: number): string {
   return nowMs.toString(36).toUpperCase().padStart(10, "0") + random16();
 }
 
-export const REFERENCE = /^[0-9A-Z]{26}$/;
 export const paymentIdOf = (reference: string) => `pay_${reference}`;
 export const orderIdOf = (reference: string) => `ord_${reference}`;
 export const referenceOfOrder = (orderId: string) => (/^ord_[0-9A-Z]{26}$/.test(orderId) ? orderId.slice(4) : null);

@@ -19,7 +19,6 @@ export interface Mailbox {
   /** Newest first. */
   list(max?: number): Promise<StoredMail[]>;
   read(id: string): Promise<StoredMail | null>;
-  count(): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -63,7 +62,6 @@ export async function startMailbox(folder: string): Promise<Mailbox> {
   return {
     url: `smtp://127.0.0.1:${(server.server.address() as AddressInfo).port}`,
     read,
-    count: async () => (await names()).length,
     async list(max = SHOWN_MAX) {
       const mails = await Promise.all((await names()).slice(0, max).map((f) => read(f.slice(0, -4))));
       return mails.filter((m) => m !== null);

@@ -138,10 +138,9 @@ export async function startSandboxProcess(env: Record<string, string>): Promise<
     tell = resolve;
   });
   const program = fileURLToPath(new URL("./sandbox-gateway.ts", import.meta.url));
-  const root = fileURLToPath(new URL("../..", import.meta.url));
   const server = startGuarded("sandbox-gateway", [process.execPath, "--import", pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href, program], {
     signal: "TERM",
-    env: { PORT: "0", NODE_PATH: root, ...env },
+    env: { PORT: "0", ...env },
     onLine: (line) => line.startsWith("http://") && tell(line.trim()),
   });
   const late = new Promise<never>((_, reject) => setTimeout(() => reject(new Error("the sandbox gateway did not start in time")), GATEWAY_READY_MS).unref());
