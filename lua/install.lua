@@ -6,6 +6,7 @@
 --       6 holds 'key|hold'; 7 customers 'customer units|keys'; 8 moves already counted 'id delta'
 -- Answer:
 --   INSTALLED | NOT_NEWER | OTHER_INSTANCE
+local BOARD_LEASE_MS = 250
 local KEY_AT = { sale = 1, free = 2, live = 3, holds = 4, due = 5, paying = 6, customers = 7, moves = 9 }
 local have = redis.call('HGET', KEYS[KEY_AT.sale], 'epoch')
 if have and tonumber(have) >= tonumber(ARGV[1]) then return { 'NOT_NEWER' } end
@@ -13,7 +14,8 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if not run_id or not string.find(ARGV[3], run_id, 1, true) then return { 'OTHER_INSTANCE' } end
 
 for _, at in pairs(KEY_AT) do redis.call('DEL', KEYS[at]) end
-local live, now = {}, redis.call('TIME')[1] .. '000'
+local live, time = {}, redis.call('TIME')
+local now = string.format('%d', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 for key, value in string.gmatch(ARGV[4], '(%S+) (%S+)') do redis.call('HSET', KEYS[1], key, value) end
 for sku, units in string.gmatch(ARGV[5], '(%S+) (%d+)') do
   redis.call('HSET', KEYS[2], sku, units)
@@ -32,4 +34,8 @@ for sku, units in pairs(live) do redis.call('HSET', KEYS[3], sku, string.format(
 for customer, packed in string.gmatch(ARGV[7], '(%S+) (%S+)') do redis.call('HSET', KEYS[7], customer, packed) end
 for id, delta in string.gmatch(ARGV[8], '(%S+) (%S+)') do redis.call('HSET', KEYS[9], id, delta) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2])
+-- Boards of the epoch before may still show any item as out; the leases they were given went with that Redis (board.lua).
+if ARGV[1] ~= '1' then
+  for sku in pairs(live) do redis.call('HSET', KEYS[1], 'out:' .. sku, string.format('%d', tonumber(now) + BOARD_LEASE_MS)) end
+end
 return { 'INSTALLED' }

@@ -4,7 +4,7 @@
 -- error on the way (a broken invariant, a bad argument) leaves Redis as it was: Lua in Redis does not roll back.
 --
 -- KEYS, the same eight for every transition, one slot:
---   1 sale hash       epoch, seq, settings, clock
+--   1 sale hash       epoch, seq, settings, clock, out:<sku> until when a process may still show the item as out
 --   2 free hash       sku -> units nobody holds
 --   3 live hash       sku -> units of reservations held or paying
 --   4 holds hash      reservation key -> state|deadlineMs|reference|lines|customer
@@ -72,7 +72,7 @@ local function open_book(writes)
     clock = (paused > 0 and paused or now) - shift,
     opens = digits(s[6], 'opensAt'), closes = digits(s[7], 'closesAt'), hold_ms = digits(s[8], 'holdMs'),
     limit = digits(s[9], 'limit'), reserving = s[10] == '1',
-    free = {}, live = {}, holds = {}, customers = {}, journal = {}, changed = {}, dirty = false,
+    free = {}, live = {}, holds = {}, customers = {}, journal = {}, changed = {}, told_out = {}, dirty = false,
   }
 end
 
@@ -86,6 +86,14 @@ local function units_of(book, which, sku)
     book[which][sku] = n
   end
   return n
+end
+
+-- Units that may be granted now: none while some process still shows the item as out (board.lua).
+local function grantable(book, sku)
+  if book.told_out[sku] == nil then book.told_out[sku] = tonumber(redis.call('HGET', KEYS[1], 'out:' .. sku) or '0') > book.now end
+  local have = units_of(book, 'free', sku)
+  if not have then broken('free of an item is missing') end
+  return book.told_out[sku] and 0 or have
 end
 
 local function add_units(book, which, sku, n)

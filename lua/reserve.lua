@@ -18,9 +18,7 @@ local swept = false
 
 local function short(cart)
   for _, line in ipairs(cart) do
-    local have = units_of(book, 'free', line.sku)
-    if not have then broken('free of an item is missing') end
-    if have < line.n then return true end
+    if grantable(book, line.sku) < line.n then return true end
   end
   return false
 end
@@ -28,7 +26,7 @@ end
 local function short_answer(cart)
   local parts = {}
   for i, line in ipairs(cart) do
-    parts[i] = string.format('%s:%d:%d', line.sku, units_of(book, 'free', line.sku) or 0, units_of(book, 'live', line.sku) or 0)
+    parts[i] = string.format('%s:%d:%d', line.sku, grantable(book, line.sku), units_of(book, 'live', line.sku) or 0)
   end
   local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
   return 'SHORT|' .. (next_due[2] or '0') .. '|' .. table.concat(parts, ',')

@@ -3,6 +3,7 @@ import { and, eq, gte, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import { adminAuth } from "./auth.ts";
+import type { Boards } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey } from "./contract.ts";
@@ -11,7 +12,7 @@ import { invalid, Problem } from "./problem.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale, settingsOf } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
-import { headerOf, type Routes } from "./routes.ts";
+import { headerOf, incomingOf, type Routes } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import { adminLog, epochs, items, journalPositions, orders, payments, sales } from "./schema.ts";
 import { topUp } from "./stages/topup.ts";
@@ -20,10 +21,10 @@ import { certificatePage } from "./web/certificate.ts";
 
 const EVENTS_MS = 1_000;
 
-export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => Promise<Sale>): void {
+export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => Promise<Sale>, boards: Boards): void {
   const { route, json, bodyOf } = routes;
   const authenticate = adminAuth(ctx.config.adminTokens);
-  const admin = (c: Http) => authenticate(headerOf(c, "authorization"));
+  const admin = (c: Http) => authenticate(headerOf(incomingOf(c).headers, "authorization"));
   const who = { tag: "Operator", who: "admin" } as const;
 
   async function note(action: string, saleId: string | null, detail: Record<string, unknown>): Promise<void> {
@@ -91,6 +92,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
       const patch = check(contract.patchBody, await bodyOf(c));
       const sale = await saleOf(c);
       await patchSale(ctx, sale, patch);
+      boards.forget(sale);
       await note("patch sale", sale.id, patch);
       return json(c, 200, await figures(ctx, sale));
     },
@@ -109,12 +111,13 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
     },
     async (c) => {
       admin(c);
-      const idempotencyKey = checkIdempotencyKey(headerOf(c, "idempotency-key"));
+      const idempotencyKey = checkIdempotencyKey(headerOf(incomingOf(c).headers, "idempotency-key"));
       const { delta, reason } = check(contract.topupBody, await bodyOf(c));
       const sale = await saleOf(c);
       const sku = c.req.param("sku") ?? "";
       if (!sale.items.has(sku)) throw new Problem("NOT_FOUND", "this sale has no such item");
       const done = await topUp(ctx, sale, { sku, delta, reason, idempotencyKey });
+      boards.forget(sale);
       if (done.outcome === "MISMATCH") throw new Problem("IDEMPOTENCY_MISMATCH", "this Idempotency-Key was used for another change");
       if (done.outcome === "BELOW_COMMITTED") throw new Problem("BELOW_COMMITTED", `only ${done.free} units are free`, { free: done.free });
       if (!done.replayed) await note("top-up", sale.id, { sku, delta, reason });
@@ -243,7 +246,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
   );
 }
 
-const prefers = (c: Http, type: string) => (headerOf(c, "accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
+const prefers = (c: Http, type: string) => (headerOf(incomingOf(c).headers, "accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
 
 function cursorOf(text: string | undefined): number | null {
   if (text === undefined) return null;

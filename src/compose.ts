@@ -28,6 +28,8 @@ export interface Service {
   ctx: Context;
   app: ReturnType<typeof makeApp>["app"];
   specs: ReturnType<typeof makeApp>["specs"];
+  /** Node's own door to the routes of the rush; false leaves a request to the app. */
+  front: ReturnType<typeof makeApp>["front"];
   /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */
@@ -126,13 +128,14 @@ export async function compose(
   const mailer: Mailer | null = config.smtpUrl ? smtpMailer(config.smtpUrl, config.mailFrom, MAIL_CONNECTIONS_MAX) : null;
   if (!mailer && config.role !== "api") log.warn("SMTP_URL is not set: mails wait in the outbox");
 
-  const { app, specs } = makeApp(ctx);
+  const { app, specs, front } = makeApp(ctx);
   const loops: Array<Promise<unknown>> = [];
   let closing: Promise<void> | undefined;
   return {
     ctx,
     app,
     specs,
+    front,
     async makeWhole() {
       try {
         await redis.ready(10_000);

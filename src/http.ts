@@ -1,23 +1,24 @@
 /** The HTTP API: shopper routes in the order of the flow, then operations. Operator routes are in admin.ts. */
-import { createHash } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
 import { eq } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import { adminRoutes } from "./admin.ts";
 import { customerRate, shopperAuth } from "./auth.ts";
+import { makeBoards, notOpen, refusalOf } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
-import { headerOf, makeRoutes } from "./routes.ts";
-import { deadlineAt, type Sale } from "./sales.ts";
+import { goneOf, headerOf, incomingOf, makeRoutes, parseJson, type Reply } from "./routes.ts";
+import type { Sale } from "./sales.ts";
 import { orders } from "./schema.ts";
-import type { Hold, ReserveResult, SaleClock } from "./scripts.ts";
+import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
-import { availabilityOf, bareReservation, findOrder, type ReservationView, saleViewer, viewOrders, viewReservations } from "./view.ts";
+import { bareReservation, findOrder, type ReservationView, saleViewer, viewOrders, viewReservations } from "./view.ts";
 import { pageRoutes } from "./web/pages.ts";
 
 const WAIT_S_MAX = 30;
@@ -27,25 +28,27 @@ const EVENTS_KEEPALIVE_MS = 15_000;
 
 export function makeApp(ctx: Context) {
   const routes = makeRoutes(ctx);
-  const { app, route, json, bodyOf } = routes;
+  const { app, route, rush, json, bodyOf } = routes;
   const authenticate = shopperAuth(ctx.config.shopperTokenSecrets ?? []);
   const withinRate = customerRate(ctx.config.customerRatePerS);
   const reserve = reserveStage(ctx);
   const pay = payStage(ctx);
   const saleView = saleViewer(ctx);
+  const boards = makeBoards(ctx);
 
-  function customer(c: Http): string {
-    const customerId = authenticate(headerOf(c, "authorization"));
+  function customerOf(headers: IncomingHttpHeaders): string {
+    const customerId = authenticate(headers.authorization);
     withinRate(customerId);
     return customerId;
   }
+  const customer = (c: Http) => customerOf(incomingOf(c).headers);
 
-  async function saleOf(c: Http): Promise<Sale> {
-    const id = c.req.param("saleId") ?? "";
+  async function findSale(id: string): Promise<Sale> {
     const sale = contract.NAME.test(id) ? await ctx.sales.get(id) : null;
     if (!sale) throw new Problem("NOT_FOUND", "no such sale");
     return sale;
   }
+  const saleOf = (c: Http) => findSale(c.req.param("saleId") ?? "");
 
   /** A genuine id of this customer, else NOT_FOUND before any store is asked. */
   async function reservationOf(c: Http, customerId: string): Promise<{ sale: Sale; id: ReservationId }> {
@@ -72,7 +75,7 @@ export function makeApp(ctx: Context) {
 
   // ---- the sale ----------------------------------------------------------------------------------------------------
 
-  route(
+  rush(
     {
       method: "get",
       path: "/v1/sales/{saleId}",
@@ -81,21 +84,21 @@ export function makeApp(ctx: Context) {
       who: "anyone",
       answers: { 200: { description: "the sale", schema: contract.saleView }, 304: { description: "unchanged since the given ETag" } },
     },
-    async (c) => {
-      const text = await saleView(await saleOf(c));
-      // serverTime moves with every look and is no reason to send the page again.
-      const etag = `"${createHash("sha1")
-        .update(text.replace(/"serverTime":"[^"]*"/, ""))
-        .digest("base64url")}"`;
-      const headers = { "cache-control": "public, max-age=1", etag };
-      return headerOf(c, "if-none-match") === etag ? routes.send(c, 304, null, headers) : json(c, 200, text, headers);
+    ({ headers, params: [saleId = ""] }) => {
+      const sale = ctx.sales.known(saleId);
+      const seen = sale && saleView.last(sale);
+      return seen ? saleAnswer(headers, seen) : findSale(saleId).then(async (found) => saleAnswer(headers, await saleView.fresh(found)));
     },
   );
+  function saleAnswer(asked: IncomingHttpHeaders, { text, etag }: { text: string; etag: string }): Reply {
+    const headers = { "cache-control": "public, max-age=1", etag };
+    return asked["if-none-match"] === etag ? routes.reply(asked, 304, null, headers) : routes.reply(asked, 200, text, headers);
+  }
 
   // ---- reserve -----------------------------------------------------------------------------------------------------
 
   const reserveHeaders = { "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation" };
-  route(
+  rush(
     {
       method: "post",
       path: "/v1/sales/{saleId}/reservations",
@@ -110,32 +113,47 @@ export function makeApp(ctx: Context) {
       },
       problems: ["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE", "LIMIT_REACHED", "SALE_NOT_OPEN", "SALE_PAUSED", "SALE_CLOSED", "IDEMPOTENCY_MISMATCH"],
     },
-    async (c) => {
-      const customerId = customer(c);
-      const idempotencyKey = checkIdempotencyKey(headerOf(c, "idempotency-key"));
-      const body = await bodyOf(c);
-      const lines = checkReserveBody(body);
-      const sale = await saleOf(c);
-      for (const part of lines.split(",")) {
-        if (!sale.items.has(part.slice(0, part.indexOf(":")))) throw new Problem("NOT_FOUND", `this sale has no item ${part.slice(0, part.indexOf(":"))}`);
+    (ask) => {
+      const customerId = customerOf(ask.headers);
+      const idempotencyKey = checkIdempotencyKey(headerOf(ask.headers, "idempotency-key"));
+      const saleId = ask.params[0] ?? "";
+      const sale = ctx.sales.known(saleId);
+      if (sale) {
+        const earlyMs = boards.tooEarly(sale);
+        if (earlyMs !== null) throw notOpen(sale, earlyMs);
+        const refused = boards.refusal(sale, customerId, null);
+        if (refused) throw refusalOf(sale, "", refused.result, refused.clock);
       }
-      const key = ctx.ids.reservationKey(sale.no, customerId, idempotencyKey);
-      const { result, clock } = await reserve(sale, { key, customerId, lines });
-      if (result.outcome === "HELD") {
-        const hold: Hold = { state: "held", deadlineMs: result.deadlineMs, reference: "", lines, customerId };
-        const view = bareReservation(ctx, sale, key, hold, clock);
-        return json(c, 201, view, { location: `/v1/reservations/${view.id}` });
-      }
-      if (result.outcome === "REPLAYED") {
-        const [view] =
-          result.hold.reference === ""
-            ? [bareReservation(ctx, sale, key, result.hold, clock)]
-            : await viewReservations(ctx, sale, [{ key, hold: result.hold }], clock);
-        return json(c, 200, view, { location: `/v1/reservations/${view?.id}`, "idempotent-replay": "true" });
-      }
-      throw refusal(sale, lines, result, clock);
+      return routes.bodyText(ask).then(async (text) => {
+        const lines = checkReserveBody(parseJson(text));
+        return reserved(ask.headers, sale ?? (await findSale(saleId)), { customerId, idempotencyKey, lines });
+      });
     },
   );
+  async function reserved(asked: IncomingHttpHeaders, sale: Sale, r: { customerId: string; idempotencyKey: string; lines: string }): Promise<Reply> {
+    const { customerId, lines } = r;
+    for (const part of lines.split(",")) {
+      if (!sale.items.has(part.slice(0, part.indexOf(":")))) throw new Problem("NOT_FOUND", `this sale has no item ${part.slice(0, part.indexOf(":"))}`);
+    }
+    const refused = boards.refusal(sale, customerId, lines);
+    if (refused) throw refusalOf(sale, lines, refused.result, refused.clock);
+    const key = ctx.ids.reservationKey(sale.no, customerId, r.idempotencyKey);
+    const { result, clock } = await reserve(sale, { key, customerId, lines });
+    if (result.outcome === "HELD") {
+      const hold: Hold = { state: "held", deadlineMs: result.deadlineMs, reference: "", lines, customerId };
+      const view = bareReservation(ctx, sale, key, hold, clock);
+      return routes.reply(asked, 201, view, { location: `/v1/reservations/${view.id}` });
+    }
+    if (result.outcome === "REPLAYED") {
+      const [view] =
+        result.hold.reference === ""
+          ? [bareReservation(ctx, sale, key, result.hold, clock)]
+          : await viewReservations(ctx, sale, [{ key, hold: result.hold }], clock);
+      return routes.reply(asked, 200, view, { location: `/v1/reservations/${view?.id}`, "idempotent-replay": "true" });
+    }
+    boards.refused(sale);
+    throw refusalOf(sale, lines, result, clock);
+  }
 
   route(
     {
@@ -268,7 +286,7 @@ export function makeApp(ctx: Context) {
         contact: b.contact,
         shipTo: b.shipTo ?? null,
         returnUrl: b.returnUrl ?? null,
-        language: sale.language ?? tongueOf(headerOf(c, "accept-language")),
+        language: sale.language ?? tongueOf(headerOf(incomingOf(c).headers, "accept-language")),
       };
       const paid = await pay(sale, request);
       ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
@@ -300,8 +318,8 @@ export function makeApp(ctx: Context) {
 
   /** Waits as long as the caller prefers for the payment to end; unknown stays paying. */
   async function settled(c: Http, sale: Sale, key: string, first: Hold, firstClock: SaleClock): Promise<Response> {
-    const until = Date.now() + waitMsOf(headerOf(c, "prefer"));
-    const signal = AbortSignal.any([ctx.draining, c.req.raw.signal]);
+    const until = Date.now() + waitMsOf(headerOf(incomingOf(c).headers, "prefer"));
+    const signal = AbortSignal.any([ctx.draining, goneOf(c)]);
     let [hold, clock] = [first, firstClock];
     const answer = async (status: number) => json(c, status, (await viewReservations(ctx, sale, [{ key, hold }], clock))[0]);
     for (;;) {
@@ -368,7 +386,7 @@ export function makeApp(ctx: Context) {
       if (ctx.draining.aborted) throw new Problem("UNAVAILABLE", "draining");
       await ctx.redis.ready(500);
       await ctx.db.select({ id: orders.id }).from(orders).where(eq(orders.id, "")).limit(1);
-      const stale = ctx.sales.known().filter((s) => !ctx.sales.isRecorded(s));
+      const stale = ctx.sales.allKnown().filter((s) => !ctx.sales.isRecorded(s));
       if (stale.length > 0) throw new Problem("UNAVAILABLE", `rebuilding ${stale.map((s) => s.id).join(", ")}`);
       return json(c, 200, { status: "ready" });
     },
@@ -376,7 +394,7 @@ export function makeApp(ctx: Context) {
 
   app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.registry.metrics(), { "content-type": ctx.metrics.registry.contentType }));
 
-  adminRoutes(ctx, routes, saleOf);
+  adminRoutes(ctx, routes, saleOf, boards);
   pageRoutes(ctx, routes);
 
   app.openAPIRegistry.registerComponent("securitySchemes", "shopper", {
@@ -406,42 +424,7 @@ export function makeApp(ctx: Context) {
       }),
     );
   }
-  return { app, specs: routes.specs };
-}
-
-/** The refusal of a reserve. The stock codes name the worst line: sold out before all held before not enough. */
-function refusal(sale: Sale, lines: string, r: Exclude<ReserveResult, { outcome: "HELD" | "REPLAYED" }>, clock: SaleClock): Problem {
-  switch (r.outcome) {
-    case "MISMATCH":
-      return new Problem("IDEMPOTENCY_MISMATCH", "this Idempotency-Key was used with other lines");
-    case "NOT_OPEN":
-      return new Problem("SALE_NOT_OPEN", undefined, { opensAt: new Date(sale.opensAtMs).toISOString() }, Math.max(0, sale.opensAtMs - clock.nowMs));
-    case "CLOSED":
-      return new Problem("SALE_CLOSED");
-    case "PAUSED":
-      return new Problem("SALE_PAUSED", undefined, {}, 10_000);
-    case "LIMIT":
-      return new Problem("LIMIT_REACHED", `${r.units} of ${sale.maxUnitsPerCustomer} units are yours already`, {
-        limit: sale.maxUnitsPerCustomer,
-        units: r.units,
-      });
-    case "SHORT": {
-      const asked = new Map(lines.split(",").map((part) => part.split(":") as [string, string]));
-      const short = r.lines
-        .map((l) => ({ ...l, requested: Number(asked.get(l.sku)) }))
-        .filter((l) => l.free < l.requested)
-        .map((l) => ({
-          ...l,
-          code: l.free > 0 ? ("NOT_ENOUGH_FREE" as const) : availabilityOf(l) === "sold_out" ? ("SOLD_OUT" as const) : ("ALL_HELD" as const),
-        }));
-      const code = (["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE"] as const).find((k) => short.some((l) => l.code === k)) ?? "NOT_ENOUGH_FREE";
-      const more: Record<string, unknown> = { lines: short.map(({ sku, requested, free }) => ({ sku, requested, free })) };
-      if (code !== "ALL_HELD") return new Problem(code, undefined, more);
-      const nextMs = r.nextDueMs > 0 ? deadlineAt(r.nextDueMs, clock) : null;
-      more.nextReleaseAt = nextMs === null ? null : new Date(nextMs).toISOString();
-      return new Problem(code, undefined, more, nextMs === null ? 2000 : Math.max(250, nextMs - clock.nowMs));
-    }
-  }
+  return { app, specs: routes.specs, front: routes.front };
 }
 
 /** The gateway and token of a confirm, checked against what the sale offers. */

@@ -1,4 +1,5 @@
 /** How a route is written: its place in the OpenAPI document and its handler side by side; limits, errors and headers in one place. */
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
 import { Overloaded } from "./coalesce.ts";
@@ -23,6 +24,20 @@ export interface RouteSpec {
 
 export type Handler = (c: Http) => Response | Promise<Response>;
 
+/** A request of the rush: what its route needs of it, and nothing that would have to be made first. */
+export interface Ask {
+  headers: IncomingHttpHeaders;
+  params: string[];
+  /** The body, read now and within the limit. */
+  text(): Promise<string>;
+}
+export interface Reply {
+  status: number;
+  body: string | null;
+  headers: Record<string, string>;
+}
+export type RushHandler = (ask: Ask) => Reply | Promise<Reply>;
+
 /** What every answer carries; there is nothing here that a browser should run, frame or guess at. */
 const SECURITY_HEADERS = {
   "x-content-type-options": "nosniff",
@@ -44,14 +59,18 @@ const problemSchema = z
   })
   .openapi("Problem");
 
-/**
- * A request header. Node has parsed them all already; asking Hono's request would first build a Headers object of them, which
- * costs the hot routes more than their own work.
- */
-export function headerOf(c: Http, name: string): string | undefined {
-  const incoming = (c.env as { incoming?: { headers: Record<string, string | string[] | undefined> } } | undefined)?.incoming;
-  if (!incoming) return c.req.header(name);
-  const value = incoming.headers[name];
+/** The request as node has it. Its headers are parsed already; Hono's own Headers object would cost more than the work of a hot route. */
+export const incomingOf = (c: Http): IncomingMessage => (c.env as { incoming: IncomingMessage }).incoming;
+
+/** Aborts when the caller has gone away. */
+export function goneOf(c: Http): AbortSignal {
+  const gone = new AbortController();
+  (c.env as { outgoing: ServerResponse }).outgoing.once("close", () => gone.abort());
+  return gone.signal;
+}
+
+export function headerOf(headers: IncomingHttpHeaders, name: string): string | undefined {
+  const value = headers[name];
   return Array.isArray(value) ? value.join(", ") : value;
 }
 
@@ -66,21 +85,21 @@ export function makeRoutes(ctx: Context) {
   const specs: RouteSpec[] = [];
   const counters = new Map<string, { inc(): void }>();
 
-  function requestIdOf(c: Http): string {
-    const given = headerOf(c, "x-request-id");
+  function requestIdOf(asked: IncomingHttpHeaders): string {
+    const given = headerOf(asked, "x-request-id");
     return given && CLIENT_REQUEST_ID.test(given) ? given : `${processMark}-${(++requests).toString(36)}`;
   }
 
-  function corsOf(c: Http): Record<string, string> {
-    if (ctx.config.corsOrigins.length === 0) return {};
-    const origin = headerOf(c, "origin");
+  function corsOf(asked: IncomingHttpHeaders): Record<string, string> | null {
+    if (ctx.config.corsOrigins.length === 0) return null;
+    const { origin } = asked;
     if (!origin || !ctx.config.corsOrigins.includes(origin)) return { vary: "origin" };
     return { vary: "origin", "access-control-allow-origin": origin, "access-control-expose-headers": "location, retry-after, idempotent-replay, x-request-id" };
   }
 
-  /** Headers of an answer; given ones win. Kept a plain object, which the server writes as it is. */
-  function headersOf(c: Http, requestId: string, more: Record<string, string>): Record<string, string> {
-    return { ...SECURITY_HEADERS, "x-request-id": requestId, ...corsOf(c), ...(ctx.draining.aborted && { connection: "close" }), ...more };
+  /** Headers of an answer; given ones win. A plain object, which the server writes as it is. */
+  function headersOf(asked: IncomingHttpHeaders, requestId: string, more: Record<string, string>): Record<string, string> {
+    return { ...SECURITY_HEADERS, "x-request-id": requestId, ...corsOf(asked), ...(ctx.draining.aborted && { connection: "close" }), ...more };
   }
 
   function count(route: string, status: number): void {
@@ -93,45 +112,52 @@ export function makeRoutes(ctx: Context) {
     counter.inc();
   }
 
+  function reply(asked: IncomingHttpHeaders, status: number, body: unknown, headers: Record<string, string> = {}): Reply {
+    const text = typeof body === "string" || body === null ? body : JSON.stringify(body);
+    return { status, body: text, headers: headersOf(asked, requestIdOf(asked), { "content-type": "application/json", ...headers }) };
+  }
+
   /** Any other body, with the headers every answer carries. */
   function send(c: Http, status: number, body: string | Uint8Array | ReadableStream | null, headers: Record<string, string>): Response {
+    const asked = incomingOf(c).headers;
     // Not c.body: that copies the headers into a Headers object, which the server takes apart again.
-    return new Response(body as ConstructorParameters<typeof Response>[0], { status, headers: headersOf(c, requestIdOf(c), headers) });
+    return new Response(body as ConstructorParameters<typeof Response>[0], { status, headers: headersOf(asked, requestIdOf(asked), headers) });
   }
+  const toResponse = (r: Reply) => new Response(r.body, { status: r.status, headers: r.headers });
   const json = (c: Http, status: number, body: unknown, headers: Record<string, string> = {}) =>
-    send(c, status, typeof body === "string" ? body : JSON.stringify(body), { "content-type": "application/json", ...headers });
+    toResponse(reply(incomingOf(c).headers, status, body, headers));
 
-  function problem(c: Http, p: Problem): Response {
-    const requestId = requestIdOf(c);
+  function problem(asked: IncomingHttpHeaders, p: Problem): Reply {
+    const requestId = requestIdOf(asked);
     const { status, body, headers } = problemAnswer(p, requestId);
-    return new Response(JSON.stringify(body), { status, headers: headersOf(c, requestId, headers) });
+    return { status, body: JSON.stringify(body), headers: headersOf(asked, requestId, headers) };
   }
 
   /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
-  function refuse(c: Http, error: unknown): Response {
-    if (error instanceof Problem) return problem(c, error);
-    if (error instanceof Overloaded) return problem(c, new Problem("OVERLOADED", error.message));
+  function refuse(asked: IncomingHttpHeaders, path: string, error: unknown): Reply {
+    if (error instanceof Problem) return problem(asked, error);
+    if (error instanceof Overloaded) return problem(asked, new Problem("OVERLOADED", error.message));
     if (error instanceof Unavailable) {
-      ctx.log.warn({ err: error, path: c.req.path }, "unavailable");
-      return problem(c, new Problem("UNAVAILABLE", error.message, {}, error.retryAfterMs));
+      ctx.log.warn({ err: error, path }, "unavailable");
+      return problem(asked, new Problem("UNAVAILABLE", error.message, {}, error.retryAfterMs));
     }
     if (isStoreAway(error)) {
-      ctx.log.warn({ err: error, path: c.req.path }, "Postgres is away");
-      return problem(c, new Problem("UNAVAILABLE", "Postgres does not answer", {}, 2000));
+      ctx.log.warn({ err: error, path }, "Postgres is away");
+      return problem(asked, new Problem("UNAVAILABLE", "Postgres does not answer", {}, 2000));
     }
-    ctx.log.error({ err: error, path: c.req.path }, "unexpected error");
-    return problem(c, new Problem("INTERNAL_ERROR", "Something went wrong on our side; tell us the request id."));
+    ctx.log.error({ err: error, path }, "unexpected error");
+    return problem(asked, new Problem("INTERNAL_ERROR", "Something went wrong on our side; tell us the request id."));
   }
 
-  app.onError((error, c) => refuse(c, error));
+  const refused = (c: Http, error: unknown) => toResponse(refuse(incomingOf(c).headers, c.req.path, error));
+  app.onError((error, c) => refused(c, error));
   app.notFound((c) => {
     count("none", 404);
-    return problem(c, new Problem("NOT_FOUND", "no such route"));
+    return refused(c, new Problem("NOT_FOUND", "no such route"));
   });
 
-  function route(spec: RouteSpec, handler: Handler): void {
+  function register(spec: RouteSpec): void {
     specs.push(spec);
-    const timer = ctx.metrics.requestSeconds.labels(spec.path);
     const params = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);
     const problems = new Set<ProblemCode>([...(spec.problems ?? []), "OVERLOADED", "UNAVAILABLE", "INTERNAL_ERROR"]);
     if (spec.who !== "anyone") problems.add("UNAUTHENTICATED");
@@ -164,13 +190,19 @@ export function makeRoutes(ctx: Context) {
       },
       responses: responses as Parameters<typeof app.openAPIRegistry.registerPath>[0]["responses"],
     });
-    app.on(spec.method.toUpperCase(), spec.path.replace(/\{(\w+)\}/g, ":$1"), async (c) => {
+  }
+  const honoPath = (spec: RouteSpec) => spec.path.replace(/\{(\w+)\}/g, ":$1");
+
+  function route(spec: RouteSpec, handler: Handler): void {
+    register(spec);
+    const timer = ctx.metrics.requestSeconds.labels(spec.path);
+    app.on(spec.method.toUpperCase(), honoPath(spec), async (c) => {
       const began = performance.now();
       let response: Response;
       try {
         response = await handler(c);
       } catch (error) {
-        response = refuse(c, error);
+        response = refused(c, error);
       }
       count(spec.path, response.status);
       // A stream's time is its reader's.
@@ -179,33 +211,107 @@ export function makeRoutes(ctx: Context) {
     });
   }
 
-  /** The JSON body, within the limit. With a Content-Length the server reads no more than that; without one it is counted here. */
-  async function bodyOf(c: Http): Promise<unknown> {
-    const max = ctx.config.bodyBytesMax;
-    const type = headerOf(c, "content-type");
-    if (!type || !/^application\/json(\s*;|$)/i.test(type)) throw new Problem("UNSUPPORTED_MEDIA_TYPE");
-    const length = headerOf(c, "content-length");
-    if (length !== undefined && Number(length) > max) throw new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`);
-    const text = length !== undefined ? await c.req.text() : await countedText(c, max);
-    try {
-      return JSON.parse(text);
-    } catch {
-      throw new Problem("INVALID_JSON");
-    }
+  // ---- the rush: answered on node's own request and response (bench/README.md: half the cost) ----
+
+  interface Rush {
+    method: string;
+    path: RegExp;
+    run(ask: Ask, url: string): Reply | Promise<Reply>;
+  }
+  const rushes: Rush[] = [];
+
+  /** A hot route. It has two doors: node's own for the server, Hono's for everything else that Hono does (HEAD, tests, another server). */
+  function rush(spec: RouteSpec, handler: RushHandler): void {
+    register(spec);
+    const timer = ctx.metrics.requestSeconds.labels(spec.path);
+    const done = (began: number, r: Reply) => {
+      count(spec.path, r.status);
+      if (r.status < 500) timer.observe((performance.now() - began) / 1000);
+      return r;
+    };
+    const run = (ask: Ask, url: string): Reply | Promise<Reply> => {
+      const began = performance.now();
+      try {
+        const r = handler(ask);
+        if (!(r instanceof Promise)) return done(began, r);
+        return r.then(
+          (settled) => done(began, settled),
+          (error) => done(began, refuse(ask.headers, url, error)),
+        );
+      } catch (error) {
+        return done(began, refuse(ask.headers, url, error));
+      }
+    };
+    const names = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);
+    rushes.push({ method: spec.method.toUpperCase(), path: new RegExp(`^${spec.path.replace(/\{\w+\}/g, "([^/?%]+)")}(?:\\?|$)`), run });
+    app.on(spec.method.toUpperCase(), honoPath(spec), async (c) => {
+      const incoming = incomingOf(c);
+      const ask = { headers: incoming.headers, params: names.map((n) => c.req.param(n) ?? ""), text: () => textOf(incoming, ctx.config.bodyBytesMax) };
+      return toResponse(await run(ask, c.req.path));
+    });
   }
 
-  return { app, specs, route, json, send, bodyOf };
+  /** Takes a request of the rush; false leaves it to Hono. */
+  function front(incoming: IncomingMessage, outgoing: ServerResponse): boolean {
+    const url = incoming.url as string;
+    for (const r of rushes) {
+      if (r.method !== incoming.method) continue;
+      const found = r.path.exec(url);
+      if (!found) continue;
+      const ask: Ask = { headers: incoming.headers, params: found.slice(1), text: () => textOf(incoming, ctx.config.bodyBytesMax) };
+      const answered = r.run(ask, url);
+      if (answered instanceof Promise) void answered.then((reply) => write(outgoing, reply));
+      else write(outgoing, answered);
+      return true;
+    }
+    return false;
+  }
+
+  /** The body's text, within the limit. */
+  async function bodyText(ask: Ask): Promise<string> {
+    const type = headerOf(ask.headers, "content-type");
+    if (!type || !/^application\/json(\s*;|$)/i.test(type)) throw new Problem("UNSUPPORTED_MEDIA_TYPE");
+    return ask.text();
+  }
+
+  async function bodyOf(c: Http): Promise<unknown> {
+    const incoming = incomingOf(c);
+    return parseJson(await bodyText({ headers: incoming.headers, params: [], text: () => textOf(incoming, ctx.config.bodyBytesMax) }));
+  }
+
+  return { app, specs, route, rush, front, reply, json, send, bodyOf, bodyText };
 }
 
-async function countedText(c: Http, max: number): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of (c.req.raw.body ?? []) as AsyncIterable<Uint8Array>) {
-    bytes += chunk.length;
-    if (bytes > max) throw new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`);
-    chunks.push(chunk);
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Problem("INVALID_JSON");
   }
-  return Buffer.concat(chunks).toString("utf8");
+}
+
+function write(outgoing: ServerResponse, r: Reply): void {
+  if (outgoing.destroyed) return;
+  if (r.body !== null) r.headers["content-length"] = String(Buffer.byteLength(r.body));
+  outgoing.writeHead(r.status, r.headers);
+  outgoing.end(r.body);
+}
+
+/** Reads the body. With a Content-Length the server reads no more than that; without one it is counted here. */
+function textOf(incoming: IncomingMessage, max: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const tooLarge = () => reject(new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`));
+    if (Number(incoming.headers["content-length"] ?? 0) > max) return tooLarge();
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    incoming.on("data", (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= max) chunks.push(chunk);
+      else tooLarge(); // the rest is read and thrown away; requestTimeout bounds it
+    });
+    incoming.on("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer).toString("utf8") : Buffer.concat(chunks).toString("utf8")));
+    incoming.on("error", () => reject(new Problem("INVALID_JSON", "the body did not arrive")));
+  });
 }
 
 /** Connection faults of postgres.js, also behind drizzle's wrapper. */

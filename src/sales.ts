@@ -36,6 +36,8 @@ export interface Sale {
   seqSeen: number;
   /** Redis clock less ours, ms, never too small. */
   clockAheadMs: number;
+  /** When that was measured, by our monotonic clock. */
+  clockReadAt: number;
 }
 
 /** A call that reaches Redis later than this after it was made is refused there: old bytes must not act (facts.md). */
@@ -62,7 +64,7 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
     if (!row) return null;
     const rows = await db.select().from(items).where(eq(items.saleId, row.sales.id)).orderBy(items.position);
     const s = row.sales;
-    const sale: Sale = byId.get(s.id) ?? ({ seqSeen: 0, clockAheadMs: 0, epoch: -1 } as Sale);
+    const sale: Sale = byId.get(s.id) ?? ({ seqSeen: 0, clockAheadMs: 0, clockReadAt: 0, epoch: -1 } as Sale);
     if (sale.epoch !== row.epochs.epoch) sale.seqSeen = 0;
     Object.assign(sale, {
       ...{ id: s.id, no: s.no, name: s.name, currency: s.currency, language: s.language, holdMs: s.holdMs, gateways: s.gateways },
@@ -120,6 +122,7 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
       if (answer.seq > sale.seqSeen) sale.seqSeen = answer.seq;
       // Measured from before the call was sent, so never too small; +1 keeps it apart from "not known".
       sale.clockAheadMs = answer.nowMs - sentAt + 1;
+      sale.clockReadAt = performance.now();
     }
     return answer;
   }
@@ -131,7 +134,9 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
     /** Reads settings and epoch again. */
     refresh: (id: string) => find(id),
     forgetUnknown: (id: string) => unknownUntil.delete(id),
-    known: () => [...byId.values()],
+    /** A sale this process knows already. */
+    known: (id: string): Sale | undefined => byId.get(id),
+    allKnown: () => [...byId.values()],
 
     async all(): Promise<Sale[]> {
       const ids = await db.select({ id: sales.id }).from(sales).orderBy(sales.no);

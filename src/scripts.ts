@@ -92,6 +92,17 @@ export interface StockView {
   items: Map<string, { free: number; live: number }>;
 }
 
+export interface BoardView {
+  nextDueMs: number;
+  opensAtMs: number;
+  closesAtMs: number;
+  reserving: boolean;
+  /** Every customer who ever held something in this sale. */
+  customerCount: number;
+  items: Map<string, { free: number; live: number }>;
+  customers: string[] | null;
+}
+
 export function parseHold(packed: string): Hold {
   const m = /^([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.*)$/s.exec(packed);
   if (!m) throw new Error("a hold in Redis cannot be read");
@@ -256,6 +267,20 @@ export function makeScripts(redis: Redis) {
         const [key, packed] = split(text);
         return { key, hold: parseHold(packed) };
       }),
+
+    /** `known`: how many customers the caller has a list of; `customers` is null when that is still all, or more than `customersMax`. */
+    async board(s: Stamp, o: { leaseMs: number; known: number; customersMax: number; skus: string[] }): Promise<Answer<BoardView>> {
+      const a = await transition("board", s, [o.leaseMs, o.known, o.customersMax, ...o.skus], (text) => text);
+      const [nextDue, opens, closes, reserving, customerCount, ...rest] = a.results;
+      const pair = (text: string) => ({ free: Number(split(text)[0]), live: Number(split(text)[1]) });
+      const view = {
+        ...{ nextDueMs: Number(nextDue), opensAtMs: Number(opens), closesAtMs: Number(closes), reserving: reserving === "1" },
+        customerCount: Number(customerCount),
+        items: new Map(o.skus.map((sku, i) => [sku, pair(rest[i] ?? "")])),
+        customers: rest.length > o.skus.length ? rest.slice(o.skus.length) : null,
+      };
+      return { ...a, results: view };
+    },
 
     async stock(s: Stamp, skus: string[]): Promise<Answer<StockView>> {
       const a = await transition("stock", s, skus, (text) => text);

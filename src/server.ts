@@ -1,6 +1,6 @@
 /** The HTTP server: limits on everything a client can hold open, and a drain that lets go of idle ones. */
 
-import type { Server } from "node:http";
+import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
 import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
 import type { Service } from "./compose.ts";
@@ -15,6 +15,9 @@ export async function listen(service: Service, port: number, host: string): Prom
         fetch: service.app.fetch,
         port,
         hostname: host,
+        // The routes of the rush are answered before a web Request is made of them; Hono has all others.
+        createServer: ((options: ServerOptions, hono: RequestListener) =>
+          createServer(options, (incoming, outgoing) => void (service.front(incoming, outgoing) || hono(incoming, outgoing)))) as typeof createServer,
         serverOptions: {
           // A slow client is let go after this; without the interval the limits act only every 30 s (facts.md).
           headersTimeout: 5_000,

@@ -1,4 +1,5 @@
 /** What the API shows of sales, reservations and orders. */
+import { hash } from "node:crypto";
 import { eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "./context.ts";
 import { orderIdOf, paymentIdOf } from "./ids.ts";
@@ -47,16 +48,40 @@ async function saleBody(ctx: Context, sale: Sale) {
   };
 }
 
+export interface SaleText {
+  text: string;
+  etag: string;
+}
+
 /** The sale's page, asked of Redis at most every 250 ms by this process, however many look. */
 export function saleViewer(ctx: Context) {
-  const seen = new Map<string, { at: number; text: Promise<string> }>();
-  return (sale: Sale): Promise<string> => {
-    const last = seen.get(sale.id);
-    if (last && performance.now() - last.at < SALE_VIEW_MS) return last.text;
-    const next = { at: performance.now(), text: saleBody(ctx, sale).then((body) => JSON.stringify(body)) };
-    seen.set(sale.id, next);
-    next.text.catch(() => seen.get(sale.id) === next && seen.delete(sale.id));
-    return next.text;
+  type Seen = { at: number; ready: SaleText | null; coming: Promise<SaleText> };
+  const seen = new Map<string, Seen>();
+  const young = (sale: Sale) => {
+    const s = seen.get(sale.id);
+    return s && performance.now() - s.at < SALE_VIEW_MS ? s : undefined;
+  };
+  async function make(sale: Sale): Promise<SaleText> {
+    const text = JSON.stringify(await saleBody(ctx, sale));
+    // serverTime moves with every look and is no reason to send the page again.
+    return { text, etag: `"${hash("sha1", text.replace(/"serverTime":"[^"]*"/, ""), "base64url")}"` };
+  }
+  return {
+    /** The page if it is there already and young enough. */
+    last: (sale: Sale): SaleText | null => young(sale)?.ready ?? null,
+    fresh(sale: Sale): Promise<SaleText> {
+      const s = young(sale);
+      if (s) return s.coming;
+      const next: Seen = { at: performance.now(), ready: null, coming: make(sale) };
+      seen.set(sale.id, next);
+      next.coming.then(
+        (made) => {
+          next.ready = made;
+        },
+        () => seen.get(sale.id) === next && seen.delete(sale.id),
+      );
+      return next.coming;
+    },
   };
 }
 

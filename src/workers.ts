@@ -7,6 +7,7 @@ import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
 import { Unavailable } from "./redis.ts";
+import type { Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
@@ -41,7 +42,7 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
       sql`select s.id, s.version, e.epoch from sales s join epochs e on e.sale_id = s.id`,
     );
     for (const r of rows) {
-      const known = ctx.sales.known().find((s) => s.id === r.id);
+      const known = ctx.sales.known(r.id);
       if (!known || known.version !== r.version || known.epoch !== r.epoch) {
         ctx.sales.forgetUnknown(r.id);
         await ctx.sales.refresh(r.id);
@@ -52,7 +53,7 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
 }
 
 async function publishGauges(ctx: Context): Promise<void> {
-  for (const sale of ctx.sales.known()) {
+  for (const sale of ctx.sales.allKnown()) {
     const audit = await auditSale(ctx, sale.id, sale.no);
     if (!audit.ok) ctx.log.error({ audit }, "the books of a sale do not balance");
     ctx.metrics.books.set({ sale: sale.id }, audit.ok ? 1 : 0);
@@ -81,8 +82,8 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
   const persistOnce = persistStage(ctx, `persist-${nanoid(8)}`);
   let lastWalk = 0;
   /** For all sales side by side: one that waits for its rebuild stops no other. */
-  const eachSale = async (f: (sale: ReturnType<typeof ctx.sales.known>[number]) => Promise<number>) => {
-    const results = await Promise.allSettled(ctx.sales.known().map(f));
+  const eachSale = async (f: (sale: Sale) => Promise<number>) => {
+    const results = await Promise.allSettled(ctx.sales.allKnown().map(f));
     const failed = results.find((r) => r.status === "rejected");
     if (failed) throw failed.reason;
     return results.reduce((n, r) => n + (r.status === "fulfilled" ? r.value : 0), 0);

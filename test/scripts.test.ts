@@ -332,6 +332,42 @@ describe("read, list and stock", () => {
   });
 });
 
+describe("board", () => {
+  const board = (o: { leaseMs?: number; known?: number; customersMax?: number } = {}) =>
+    scripts.board(stamp, { leaseMs: 200, known: 0, customersMax: 10, skus: ["bag", "box"], ...o });
+
+  it("shows the units and everyone who ever held something, and moves no sequence number", async () => {
+    await reserve("a", "c1", "box:1");
+    await reserve("b", "c 2");
+    await release("b", "c 2");
+    const before = await seq();
+    const b = await board();
+    expect(b.results).toMatchObject({ reserving: true, customerCount: 2, customers: ["c1", "c 2"] });
+    expect(b.results.items).toEqual(
+      new Map([
+        ["bag", { free: 3, live: 0 }],
+        ["box", { free: 0, live: 1 }],
+      ]),
+    );
+    expect(await seq()).toBe(before);
+  });
+  it("lists the customers only when they are others than the caller knows of, and not too many", async () => {
+    await reserve("a", "c1");
+    expect((await board({ known: 1 })).results).toMatchObject({ customerCount: 1, customers: null });
+    expect((await board({ customersMax: 0 })).results).toMatchObject({ customerCount: 1, customers: null });
+  });
+  it("is a lease: what it shows as out is granted to nobody until it is over, though units came back; other items are, and a replay is answered", async () => {
+    await reserve("a", "c1", "box:1");
+    await board({ leaseMs: 400 });
+    await release("a", "c1");
+    expect(await free("box")).toBe(1);
+    expect(await reserve("b", "c2", "box:1")).toMatchObject({ outcome: "SHORT", lines: [{ sku: "box", free: 0 }] });
+    expect(await reserve("c", "c2", "bag:1")).toMatchObject({ outcome: "HELD" });
+    expect(await reserve("a", "c1", "box:1")).toMatchObject({ outcome: "REPLAYED" });
+    await until("the lease to be over", async () => (await reserve("d", "c3", "box:1"))?.outcome === "HELD");
+  });
+});
+
 describe("configure", () => {
   it("APPLIED for a newer version, OLD for one that is not", async () => {
     expect((await scripts.configure(stamp, 3, { holdMs: 5 })).results).toEqual(["APPLIED"]);
@@ -347,7 +383,9 @@ describe("fence and install", () => {
     await expect(pay("k", "c", "R1")).rejects.toThrow(StaleEpoch);
     expect(await install({ epoch: 2 })).toBe("INSTALLED");
     stamp.epoch = 2;
-    expect(await reserve("k", "c")).toMatchObject({ outcome: "HELD" });
+    // Not before every board of the epoch before has lapsed.
+    expect(await reserve("k", "c")).toMatchObject({ outcome: "SHORT", lines: [{ free: 0 }] });
+    await until("the boards to lapse", async () => (await reserve("k", "c"))?.outcome === "HELD");
   });
   it("NEWER when Redis is ahead of Postgres: nothing is fenced", async () => {
     expect(await scripts.fence(SALE, 0)).toMatchObject({ outcome: "NEWER", epoch: 1 });
@@ -480,6 +518,8 @@ describe("headers", () => {
       "ZREMRANGEBYSCORE",
       "ZCOUNT",
       "XLEN",
+      "HLEN",
+      "HKEYS",
       "BROKEN",
     ]);
     const made = new Set([...strings, ...[...code.matchAll(/figures\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter((w) => !REDIS.has(w)));
