@@ -34,7 +34,7 @@ interface Board {
   reserving: boolean;
   nextDueMs: number;
   items: Map<string, { free: number; live: number }>;
-  out: boolean;
+  anyOut: boolean;
 }
 
 interface Watch {
@@ -75,7 +75,7 @@ export function makeBoards(ctx: Context) {
       if (customers) [w.customers, w.customersOf] = [new Set(customers), epoch];
       else if (customerCount === 0) [w.customers, w.customersOf] = [new Set(), epoch];
       else if (customerCount !== w.customers.size) w.customersOf = -1; // too many to list
-      w.board = { ...view, epoch, askedAt, clock: a, out: [...view.items.values()].every((i) => i.free === 0) };
+      w.board = { ...view, epoch, askedAt, clock: a, anyOut: [...view.items.values()].some((i) => i.free === 0) };
     } catch (error) {
       w.board = null;
       ctx.log.debug({ err: error, saleId: sale.id }, "no board; Redis is asked for each");
@@ -96,8 +96,6 @@ export function makeBoards(ctx: Context) {
     return b;
   }
 
-  const clockOf = (b: Board): SaleClock => ({ ...b.clock, nowMs: Math.floor(nowOf(b)) });
-
   return {
     /**
      * The refusal of whoever the board knows to hold nothing, or null: ask Redis. Without `lines` only what needs no look at the cart,
@@ -107,11 +105,12 @@ export function makeBoards(ctx: Context) {
       const w = watches.get(sale.id);
       const b = w && valid(sale, w, customerId);
       if (!b) return null;
-      const clock = clockOf(b);
+      const { seq, shiftMs, pausedAtMs } = b.clock;
+      const clock: SaleClock = { nowMs: Math.floor(nowOf(b)), seq, shiftMs, pausedAtMs };
       if (clock.nowMs >= b.closesAtMs) return { result: { outcome: "CLOSED" }, clock };
       if (clock.nowMs < b.opensAtMs) return null; // see tooEarly
       if (!b.reserving) return { result: { outcome: "PAUSED" }, clock };
-      if (lines === null || [...b.items.values()].every((i) => i.free > 0)) return null;
+      if (lines === null || !b.anyOut) return null;
       const short: Array<{ sku: string; free: number; live: number }> = [];
       let units = 0;
       for (const part of lines.split(",")) {

@@ -14,6 +14,7 @@ import { sandboxGateway } from "./gateways/sandbox.ts";
 import { makeApp } from "./http.ts";
 import { makeIds } from "./ids.ts";
 import type { Mailbox } from "./local/mailbox.ts";
+import { makeLook } from "./look.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
@@ -115,6 +116,7 @@ export async function compose(
     gateways,
     gates,
     changes,
+    look: makeLook(db, scripts),
     metrics: makeMetrics(),
     work,
     mailbox: local.mailbox,

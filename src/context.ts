@@ -7,6 +7,7 @@ import type { Gate } from "./gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import type { Ids } from "./ids.ts";
 import type { Mailbox } from "./local/mailbox.ts";
+import type { Look } from "./look.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Redis } from "./redis.ts";
 import type { Sales } from "./sales.ts";
@@ -24,6 +25,7 @@ export interface Context {
   gateways: Map<string, Gateway>;
   gates: Map<string, Gate>;
   changes: Changes;
+  look: Look;
   metrics: Metrics;
   /** Hints inside this process that a worker has something to do: `line`, `outbox`. */
   work: EventEmitter;

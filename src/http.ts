@@ -18,7 +18,7 @@ import { orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
-import { bareReservation, findOrder, type ReservationView, saleViewer, viewOrders, viewReservations } from "./view.ts";
+import { bareReservation, findOrder, type ReservationView, saleViewer, viewBegun, viewOrders, viewReservation } from "./view.ts";
 import { pageRoutes } from "./web/pages.ts";
 
 const WAIT_S_MAX = 30;
@@ -69,8 +69,7 @@ export function makeApp(ctx: Context) {
 
   async function readView(sale: Sale, key: string): Promise<ReservationView> {
     const { hold, clock } = await readHold(sale, key);
-    const [view] = await viewReservations(ctx, sale, [{ key, hold }], clock);
-    return view as ReservationView;
+    return viewReservation(ctx, sale, key, hold, clock);
   }
 
   // ---- the sale ----------------------------------------------------------------------------------------------------
@@ -145,11 +144,8 @@ export function makeApp(ctx: Context) {
       return routes.reply(asked, 201, view, { location: `/v1/reservations/${view.id}` });
     }
     if (result.outcome === "REPLAYED") {
-      const [view] =
-        result.hold.reference === ""
-          ? [bareReservation(ctx, sale, key, result.hold, clock)]
-          : await viewReservations(ctx, sale, [{ key, hold: result.hold }], clock);
-      return routes.reply(asked, 200, view, { location: `/v1/reservations/${view?.id}`, "idempotent-replay": "true" });
+      const view = await viewReservation(ctx, sale, key, result.hold, clock);
+      return routes.reply(asked, 200, view, { location: `/v1/reservations/${view.id}`, "idempotent-replay": "true" });
     }
     boards.refused(sale);
     throw refusalOf(sale, lines, result, clock);
@@ -168,7 +164,7 @@ export function makeApp(ctx: Context) {
       const customerId = customer(c);
       const sale = await saleOf(c);
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
-      return json(c, 200, { reservations: await viewReservations(ctx, sale, clock.results.reverse(), clock) });
+      return json(c, 200, { reservations: await Promise.all(clock.results.reverse().map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock))) });
     },
   );
 
@@ -303,16 +299,19 @@ export function makeApp(ctx: Context) {
           throw new Problem("RESERVATION_RELEASED");
         case "DECLINED":
           throw await declined(sale, id.key, paid.hold, paid.clock);
-        case "CONFIRMED":
         case "PAYING":
+          if (paid.begun && waitMsOf(headerOf(incomingOf(c).headers, "prefer")) === 0)
+            return json(c, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
+          return settled(c, sale, id.key, paid.hold, paid.clock);
+        case "CONFIRMED":
           return settled(c, sale, id.key, paid.hold, paid.clock);
       }
     },
   );
 
   async function declined(sale: Sale, key: string, hold: Hold, clock: SaleClock): Promise<Problem> {
-    const [reservation] = await viewReservations(ctx, sale, [{ key, hold }], clock);
-    const declineCode = reservation?.payment?.declineCode ?? "declined";
+    const reservation = await viewReservation(ctx, sale, key, hold, clock);
+    const declineCode = reservation.payment?.declineCode ?? "declined";
     return new Problem("PAYMENT_DECLINED", `the payment was declined (${declineCode})`, { declineCode, reservation });
   }
 
@@ -321,18 +320,18 @@ export function makeApp(ctx: Context) {
     const until = Date.now() + waitMsOf(headerOf(incomingOf(c).headers, "prefer"));
     const signal = AbortSignal.any([ctx.draining, goneOf(c)]);
     let [hold, clock] = [first, firstClock];
-    const answer = async (status: number) => json(c, status, (await viewReservations(ctx, sale, [{ key, hold }], clock))[0]);
+    const answer = async (status: number) => json(c, status, await viewReservation(ctx, sale, key, hold, clock));
     for (;;) {
       if (hold.state === "confirmed") return answer(200);
       if (hold.state === "held" && hold.reference !== "") {
-        const p = await findPayment(ctx.db, hold.reference);
+        const p = await ctx.look.payment(hold.reference);
         if (p?.state === "declined") throw await declined(sale, key, hold, clock);
         return answer(202); // waited too long in line: held again, to be tried again
       }
       if (hold.state === "released" || hold.state === "expired") throw lost();
       const leftMs = until - Date.now();
       if (leftMs <= 0 || signal.aborted) return answer(202);
-      if ((await findPayment(ctx.db, hold.reference))?.state === "action_required") return answer(202);
+      if ((await ctx.look.payment(hold.reference))?.state === "action_required") return answer(202);
       await ctx.changes.next(key, Math.min(leftMs, LOOK_MS), signal);
       ({ hold, clock } = await readHold(sale, key));
     }

@@ -46,7 +46,11 @@ export class Problem extends Error {
   readonly retryAfterMs: number | undefined;
 
   constructor(code: ProblemCode, detail?: string, more: Record<string, unknown> = {}, retryAfterMs?: number) {
+    // A refusal is no fault: nobody reads its stack, and capturing one costs more than the whole of the refusal.
+    const limit = Error.stackTraceLimit;
+    Error.stackTraceLimit = 0;
     super(detail ?? PROBLEMS[code].title);
+    Error.stackTraceLimit = limit;
     this.code = code;
     this.more = more;
     this.retryAfterMs = retryAfterMs ?? (PROBLEMS[code].retry ? 1000 : undefined);

@@ -297,17 +297,18 @@ function write(outgoing: ServerResponse, r: Reply): void {
   outgoing.end(r.body);
 }
 
+const tooLarge = (max: number) => new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`);
+
 /** Reads the body. With a Content-Length the server reads no more than that; without one it is counted here. */
 function textOf(incoming: IncomingMessage, max: number): Promise<string> {
   return new Promise((resolve, reject) => {
-    const tooLarge = () => reject(new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`));
-    if (Number(incoming.headers["content-length"] ?? 0) > max) return tooLarge();
+    if (Number(incoming.headers["content-length"] ?? 0) > max) return reject(tooLarge(max));
     const chunks: Buffer[] = [];
     let bytes = 0;
     incoming.on("data", (chunk: Buffer) => {
       bytes += chunk.length;
       if (bytes <= max) chunks.push(chunk);
-      else tooLarge(); // the rest is read and thrown away; requestTimeout bounds it
+      else reject(tooLarge(max)); // the rest is read and thrown away; requestTimeout bounds it
     });
     incoming.on("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer).toString("utf8") : Buffer.concat(chunks).toString("utf8")));
     incoming.on("error", () => reject(new Problem("INVALID_JSON", "the body did not arrive")));

@@ -3,8 +3,6 @@ import { hash } from "node:crypto";
 import { eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "./context.ts";
 import { orderIdOf, paymentIdOf } from "./ids.ts";
-import type { Payment } from "./payments.ts";
-import { findPayments } from "./payments.ts";
 import { deadlineAt, type Sale } from "./sales.ts";
 import { orderLines, orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
@@ -111,43 +109,42 @@ function seenNow(hold: Hold, clock: SaleClock): Hold {
   return hold.state === "held" && clock.pausedAtMs === 0 && hold.deadlineMs <= clock.nowMs - clock.shiftMs ? { ...hold, state: "expired" } : hold;
 }
 
-async function paymentPart(ctx: Context, hold: Hold, p: Payment | undefined): Promise<ReservationView["payment"]> {
-  if (!p) return undefined;
-  if (hold.state === "held") {
-    return p.state === "declined" ? { id: paymentIdOf(p.reference), status: "declined", declineCode: p.declineCode ?? "declined" } : undefined;
-  }
-  if (hold.state !== "paying") return undefined;
-  // Captured or ended and not yet told to Redis: still on its way.
-  const status = p.state === "queued" || p.state === "action_required" || p.state === "unknown" ? p.state : "sending";
-  const part: NonNullable<ReservationView["payment"]> = { id: paymentIdOf(p.reference), status };
-  if (status === "action_required" && p.actionUrl) part.actionUrl = p.actionUrl;
-  if (status === "queued") {
-    const view = await ctx.scripts.gateView(p.gateway, [p.reference]);
-    const limit = ctx.gates.get(p.gateway)?.limit ?? 1;
-    part.position = Math.max(1, view.places[0] ?? 1);
-    part.etaMs = view.opensInMs + Math.ceil(part.position / limit) * (view.callMs || CALL_MS_GUESS);
-  }
-  return part;
+/** Place and wait of a payment in line. */
+async function queuedPart(ctx: Context, reference: string, gateway: string, place: number): Promise<NonNullable<ReservationView["payment"]>> {
+  const { opensInMs, callMs } = await ctx.look.line(gateway);
+  const position = Math.max(1, place);
+  const etaMs = opensInMs + Math.ceil(position / (ctx.gates.get(gateway)?.limit ?? 1)) * (callMs || CALL_MS_GUESS);
+  return { id: paymentIdOf(reference), status: "queued", position, etaMs };
 }
 
-/** Full views of holds, with payment, place in the line and order. */
-export async function viewReservations(ctx: Context, sale: Sale, holds: Array<{ key: string; hold: Hold }>, clock: SaleClock): Promise<ReservationView[]> {
-  const references = holds.map((h) => h.hold.reference).filter((r) => r !== "");
-  const payments = new Map((await findPayments(ctx.db, references)).map((p) => [p.reference, p]));
-  const confirmed = holds.filter((h) => h.hold.state === "confirmed").map((h) => orderIdOf(h.hold.reference));
-  const recorded = new Set(
-    confirmed.length === 0 ? [] : (await ctx.db.select({ id: orders.id }).from(orders).where(inArray(orders.id, confirmed))).map((o) => o.id),
-  );
-  return Promise.all(
-    holds.map(async ({ key, hold: stored }) => {
-      const hold = seenNow(stored, clock);
-      const view: ReservationView = bareReservation(ctx, sale, key, hold, clock);
-      const payment = await paymentPart(ctx, hold, payments.get(hold.reference));
-      if (payment) view.payment = payment;
-      if (hold.state === "confirmed") Object.assign(view, { orderId: orderIdOf(hold.reference), recorded: recorded.has(orderIdOf(hold.reference)) });
-      return view;
-    }),
-  );
+async function paymentPart(ctx: Context, hold: Hold): Promise<ReservationView["payment"]> {
+  if (hold.reference === "" || (hold.state !== "held" && hold.state !== "paying")) return undefined;
+  const p = await ctx.look.payment(hold.reference);
+  if (!p) return undefined;
+  const id = paymentIdOf(p.reference);
+  if (hold.state === "held") return p.state === "declined" ? { id, status: "declined", declineCode: p.declineCode ?? "declined" } : undefined;
+  if (p.state === "queued") return queuedPart(ctx, p.reference, p.gateway, await ctx.look.place(p.gateway, p.reference));
+  if (p.state === "action_required") return { id, status: p.state, ...(p.actionUrl && { actionUrl: p.actionUrl }) };
+  // Captured or ended and not yet told to Redis: still on its way.
+  return { id, status: p.state === "unknown" ? "unknown" : "sending" };
+}
+
+/** A payment that this very call has put in line: nothing need be read. */
+export async function viewBegun(ctx: Context, sale: Sale, key: string, hold: Hold, clock: SaleClock, begun: { gateway: string; place: number }) {
+  return { ...bareReservation(ctx, sale, key, hold, clock), payment: await queuedPart(ctx, hold.reference, begun.gateway, begun.place) };
+}
+
+/** Full view of a hold, with payment, place in the line and order. */
+export async function viewReservation(ctx: Context, sale: Sale, key: string, stored: Hold, clock: SaleClock): Promise<ReservationView> {
+  const hold = seenNow(stored, clock);
+  const view: ReservationView = bareReservation(ctx, sale, key, hold, clock);
+  const payment = await paymentPart(ctx, hold);
+  if (payment) view.payment = payment;
+  if (hold.state === "confirmed") {
+    view.orderId = orderIdOf(hold.reference);
+    view.recorded = await ctx.look.recorded(view.orderId);
+  }
+  return view;
 }
 
 type OrderRow = typeof orders.$inferSelect;

@@ -15,7 +15,6 @@ import type { Hold, PayResult, SaleClock } from "../scripts.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
-const LINE_VIEW_MS = 100;
 const ENOUGH = 16;
 const GATHER_MS = 2;
 
@@ -32,7 +31,9 @@ export interface PayRequest {
 }
 
 export type Paid =
-  | { outcome: "PAYING" | "CONFIRMED" | "RELEASED" | "EXPIRED"; hold: Hold; clock: SaleClock }
+  /** `begun` by this very call, at this place in the line (0 = not known); absent when it joined what was there. */
+  | { outcome: "PAYING"; hold: Hold; clock: SaleClock; begun?: { gateway: string; place: number } }
+  | { outcome: "CONFIRMED" | "RELEASED" | "EXPIRED"; hold: Hold; clock: SaleClock }
   /** The same gateway and token were declined before; the answer is that one again. */
   | { outcome: "DECLINED"; hold: Hold; clock: SaleClock; payment: Payment }
   | { outcome: "PAUSED" | "LOST" | "LINE_FULL" };
@@ -73,37 +74,32 @@ export function payStage(ctx: Context) {
     return run(p);
   }
 
-  const insert = coalesce<NewPayment, boolean>(
+  /** The place in the line, 0 when that is not known; null when the row was not written. */
+  const insert = coalesce<NewPayment, number | null>(
     async (rows) => {
       const inserted = await insertPayments(ctx.db, rows).catch((error) => {
         throw new Unavailable("Postgres does not answer", 1000, { cause: error });
       });
-      // A lost place in the line is found by reconcile; the payment itself is safe.
+      const places = new Map<string, number>();
       for (const [gateway, queued] of byGateway(rows.filter((r) => inserted.has(r.reference)))) {
-        await ctx.scripts
-          .lineJoin(
-            gateway,
-            queued.map((r) => r.reference),
-          )
-          .catch((error) => ctx.log.warn({ err: error }, "line not joined; reconcile will"));
+        const references = queued.map((r) => r.reference);
+        // A lost place in the line is found by reconcile; the payment itself is safe.
+        const joined = await ctx.scripts.lineJoin(gateway, references).catch((error) => {
+          ctx.log.warn({ err: error }, "line not joined; reconcile will");
+          return [];
+        });
+        for (const [i, r] of references.entries()) places.set(r, joined[i] ?? 0);
         ctx.work.emit("line");
       }
-      return rows.map((r) => inserted.has(r.reference));
+      return rows.map((r) => places.get(r.reference) ?? null);
     },
     { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
   );
 
-  /** Length of each line, looked at no more often than every 100 ms. */
-  const lines = new Map<string, { at: number; length: number }>();
   async function lineHasRoom(gateway: string): Promise<boolean> {
-    let seen = lines.get(gateway);
-    if (!seen || Date.now() - seen.at > LINE_VIEW_MS) {
-      const view = await ctx.scripts.gateView(gateway);
-      seen = { at: Date.now(), length: view.line };
-      lines.set(gateway, seen);
-    }
+    const line = await ctx.look.line(gateway);
     // Those admitted since the last look count too.
-    return seen.length++ < ctx.config.gatewayLineMax;
+    return line.length++ < ctx.config.gatewayLineMax;
   }
 
   async function attempt(sale: Sale, r: PayRequest, referenceBefore: string, tries: number): Promise<Paid> {
@@ -130,7 +126,7 @@ export function payStage(ctx: Context) {
       }
       case "PAYING": {
         const orderLines = orderLinesOf(sale, result.hold.lines);
-        const written = await insert({
+        const place = await insert({
           reference,
           saleId: sale.id,
           reservationId: r.reservationId,
@@ -149,8 +145,8 @@ export function payStage(ctx: Context) {
           state: "queued",
         });
         // Not written: reconcile closed this pin meanwhile, or an earlier payment is still live. Reconcile gives the hold back.
-        if (!written) throw new Unavailable("the payment was not begun", 2000);
-        return { outcome: "PAYING", hold: result.hold, clock };
+        if (place === null) throw new Unavailable("the payment was not begun", 2000);
+        return { outcome: "PAYING", hold: result.hold, clock, begun: { gateway: r.gateway, place } };
       }
     }
   }
