@@ -60,12 +60,13 @@ const schema = z.object({
   ACTION_DEADLINE_MS: wholeMs(600_000, 100),
   SMTP_URL: url(["smtp:", "smtps:"]).optional(),
   MAIL_FROM: z.string().min(3).default("Fukubukuro <orders@fukubukuro.example>"),
+  MAIL_RATE_PER_S: whole(50, 1, 10_000),
   CORS_ORIGINS: z.string().default("").transform(list),
   TRUSTED_PROXIES: whole(0, 0, 16),
   CUSTOMER_RATE_PER_S: whole(100, 1, 100_000),
   BODY_BYTES_MAX: whole(16_384, 256, 1_048_576),
   ROLE: z.enum(["all", "api", "worker"], "knows all, api and worker").default("all"),
-  PROCESSES: whole(1, 1, 1),
+  PROCESSES: whole(1, 1, 64),
   SWEEP_MS: wholeMs(250, 0, 60_000),
   LOG_LEVEL: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).optional(),
   SANDBOX_LATENCY_MS: wholeMs(800, 0, 120_000),
@@ -96,6 +97,7 @@ export interface Config {
   actionDeadlineMs: number;
   smtpUrl: string | undefined;
   mailFrom: string;
+  mailRatePerS: number;
   corsOrigins: string[];
   trustedProxies: number;
   customerRatePerS: number;
@@ -155,6 +157,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     actionDeadlineMs: e.ACTION_DEADLINE_MS,
     smtpUrl: e.SMTP_URL,
     mailFrom: e.MAIL_FROM,
+    mailRatePerS: e.MAIL_RATE_PER_S,
     corsOrigins: e.CORS_ORIGINS,
     trustedProxies: e.TRUSTED_PROXIES,
     customerRatePerS: e.CUSTOMER_RATE_PER_S,

@@ -12,7 +12,7 @@ import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
-import { goneOf, headerOf, incomingOf, makeRoutes, parseJson, type Reply } from "./routes.ts";
+import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import { orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
@@ -28,7 +28,7 @@ const EVENTS_KEEPALIVE_MS = 15_000;
 
 export function makeApp(ctx: Context) {
   const routes = makeRoutes(ctx);
-  const { app, route, rush, json, bodyOf } = routes;
+  const { app, route, rush, json } = routes;
   const authenticate = shopperAuth(ctx.config.shopperTokenSecrets ?? []);
   const withinRate = customerRate(ctx.config.customerRatePerS);
   const reserve = reserveStage(ctx);
@@ -51,8 +51,8 @@ export function makeApp(ctx: Context) {
   const saleOf = (c: Http) => findSale(c.req.param("saleId") ?? "");
 
   /** A genuine id of this customer, else NOT_FOUND before any store is asked. */
-  async function reservationOf(c: Http, customerId: string): Promise<{ sale: Sale; id: ReservationId }> {
-    const id = ctx.ids.parse(c.req.param("id") ?? "", customerId);
+  async function reservationOf(text: string, customerId: string): Promise<{ sale: Sale; id: ReservationId }> {
+    const id = ctx.ids.parse(text, customerId);
     const sale = id && (await ctx.sales.getByNo(id.saleNo));
     if (!id || !sale) throw new Problem("NOT_FOUND", "no such reservation");
     return { sale, id };
@@ -179,7 +179,7 @@ export function makeApp(ctx: Context) {
       problems: ["HOLD_LOST"],
     },
     async (c) => {
-      const { sale, id } = await reservationOf(c, customer(c));
+      const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
       return json(c, 200, await readView(sale, id.key));
     },
   );
@@ -195,7 +195,7 @@ export function makeApp(ctx: Context) {
       problems: ["HOLD_LOST"],
     },
     async (c) => {
-      const { sale, id } = await reservationOf(c, customer(c));
+      const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
       let view: ReservationView | null = await readView(sale, id.key);
       c.header("x-content-type-options", "nosniff");
       return streamSSE(c, async (stream) => {
@@ -234,7 +234,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const customerId = customer(c);
-      const { sale, id } = await reservationOf(c, customerId);
+      const { sale, id } = await reservationOf(c.req.param("id") ?? "", customerId);
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }]));
       const r = clock.results[0];
       switch (r?.outcome) {
@@ -254,7 +254,7 @@ export function makeApp(ctx: Context) {
 
   // ---- pay and confirm ---------------------------------------------------------------------------------------------
 
-  route(
+  rush(
     {
       method: "post",
       path: "/v1/reservations/{id}/confirm",
@@ -269,23 +269,24 @@ export function makeApp(ctx: Context) {
       },
       problems: ["PAYMENT_DECLINED", "RESERVATION_EXPIRED", "RESERVATION_RELEASED", "HOLD_LOST", "SALE_PAUSED", "PAYMENT_LINE_FULL"],
     },
-    async (c) => {
-      const customerId = customer(c);
-      const body = await bodyOf(c);
-      const b = check(contract.confirmBody, body);
-      const { sale, id } = await reservationOf(c, customerId);
+    async (ask) => {
+      const { headers, params } = ask;
+      const customerId = customerOf(headers);
+      const b = check(contract.confirmBody, parseJson(await routes.bodyText(ask)));
+      const { sale, id } = await reservationOf(params[0] ?? "", customerId);
       const request: PayRequest = {
         key: id.key,
-        reservationId: c.req.param("id") as string,
+        reservationId: params[0] as string,
         customerId,
         ...gatewayOf(ctx, sale, b.payment),
         contact: b.contact,
         shipTo: b.shipTo ?? null,
         returnUrl: b.returnUrl ?? null,
-        language: sale.language ?? tongueOf(headerOf(incomingOf(c).headers, "accept-language")),
+        language: sale.language ?? tongueOf(headerOf(headers, "accept-language")),
       };
       const paid = await pay(sale, request);
       ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
+      const waitMs = waitMsOf(headerOf(headers, "prefer"));
       switch (paid.outcome) {
         case "LINE_FULL":
           throw new Problem("PAYMENT_LINE_FULL", undefined, {}, 5000);
@@ -300,11 +301,10 @@ export function makeApp(ctx: Context) {
         case "DECLINED":
           throw await declined(sale, id.key, paid.hold, paid.clock);
         case "PAYING":
-          if (paid.begun && waitMsOf(headerOf(incomingOf(c).headers, "prefer")) === 0)
-            return json(c, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
-          return settled(c, sale, id.key, paid.hold, paid.clock);
+          if (paid.begun && waitMs === 0) return routes.reply(headers, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
+          return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);
         case "CONFIRMED":
-          return settled(c, sale, id.key, paid.hold, paid.clock);
+          return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);
       }
     },
   );
@@ -316,11 +316,11 @@ export function makeApp(ctx: Context) {
   }
 
   /** Waits as long as the caller prefers for the payment to end; unknown stays paying. */
-  async function settled(c: Http, sale: Sale, key: string, first: Hold, firstClock: SaleClock): Promise<Response> {
-    const until = Date.now() + waitMsOf(headerOf(incomingOf(c).headers, "prefer"));
-    const signal = AbortSignal.any([ctx.draining, goneOf(c)]);
+  async function settled(ask: Ask, sale: Sale, key: string, first: Hold, firstClock: SaleClock, waitMs: number): Promise<Reply> {
+    const until = Date.now() + waitMs;
+    const signal = waitMs > 0 ? AbortSignal.any([ctx.draining, ask.gone()]) : ctx.draining;
     let [hold, clock] = [first, firstClock];
-    const answer = async (status: number) => json(c, status, await viewReservation(ctx, sale, key, hold, clock));
+    const answer = async (status: number) => routes.reply(ask.headers, status, await viewReservation(ctx, sale, key, hold, clock));
     for (;;) {
       if (hold.state === "confirmed") return answer(200);
       if (hold.state === "held" && hold.reference !== "") {

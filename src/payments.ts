@@ -2,7 +2,7 @@
  * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone else
  * decided; callers read again and act on what is stored (rule B).
  */
-import { and, eq, inArray, sql } from "drizzle-orm";
+import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import type { Db, Tx } from "./db.ts";
 import type { GatewayAnswer } from "./gateways/port.ts";
 import { assertPaymentStep, PAYMENT_ENDED_UNPAID, PAYMENT_OPEN, type PaymentState, paymentStatesBefore } from "./lifecycle.ts";
@@ -10,6 +10,8 @@ import { epochs, items, type OrderLine, payments } from "./schema.ts";
 
 export type Payment = typeof payments.$inferSelect;
 export type NewPayment = typeof payments.$inferInsert;
+/** What a hold needs to know of its payment to be brought in line with it. */
+export type PaymentOutcome = Pick<Payment, "saleId" | "reference" | "reservationKey" | "state" | "declineCode">;
 
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
@@ -22,9 +24,19 @@ const ATTENTION_LOOK_UP_MS = 600_000;
 
 const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 
-/** Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation). */
+const COLUMNS = Object.entries(getTableColumns(payments)).map(([property, column]) => [property as keyof NewPayment, column.name] as const);
+const DEFAULTS: Partial<NewPayment> = { fence: 0, claimed: false, late: false, sends: 0 };
+
+/**
+ * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation).
+ * One JSON parameter for all rows: a parameter for each column of each row took longer to write down than the insert itself.
+ */
 export async function insertPayments(db: Db, rows: NewPayment[]): Promise<Set<string>> {
-  const inserted = await db.insert(payments).values(rows).onConflictDoNothing().returning({ reference: payments.reference });
+  const queuedAt = new Date();
+  const records = rows.map((row) => Object.fromEntries(COLUMNS.map(([property, name]) => [name, row[property] ?? DEFAULTS[property] ?? null])));
+  for (const r of records) r.queued_at ??= queuedAt;
+  const inserted = await db.execute<{ reference: string }>(sql`
+    insert into payments select * from jsonb_populate_recordset(null::payments, ${JSON.stringify(records)}::jsonb) on conflict do nothing returning reference`);
   return new Set(inserted.map((r) => r.reference));
 }
 
@@ -112,22 +124,21 @@ class OldEpoch extends Error {}
  * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in between.
  * Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was done.
  */
-export async function claimAtOnce(db: Db, saleId: string, references: string[], epoch: number): Promise<Payment[] | "NO_UNITS" | "OLD_EPOCH"> {
+export async function claimAtOnce(db: Db, saleId: string, references: string[], epoch: number): Promise<PaymentOutcome[] | "NO_UNITS" | "OLD_EPOCH"> {
   assertPaymentStep("queued", "captured");
   try {
     return await db.transaction(async (tx) => {
       if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
-      const done = await tx
-        .update(payments)
-        .set({ state: "captured", claimed: true, fence: sql`${payments.fence} + 1`, token: null, capturedAt: sql`now()`, checkAt: null })
-        .where(and(inArray(payments.reference, references), eq(payments.state, "queued")))
-        .returning();
+      const done = await tx.execute<{ reference: string; reservation_key: string; lines: OrderLine[] }>(sql`
+        update payments set state = 'captured', claimed = true, fence = fence + 1, token = null, captured_at = now(), check_at = null
+        where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'queued'
+        returning reference, reservation_key, lines`);
       await claimUnits(
         tx,
         saleId,
         done.flatMap((p) => p.lines),
       );
-      return done;
+      return done.map((p) => ({ saleId, reference: p.reference, reservationKey: p.reservation_key, state: "captured" as const, declineCode: null }));
     });
   } catch (error) {
     if (error instanceof NotEnough) return "NO_UNITS";
@@ -274,4 +285,4 @@ export async function writeTombstone(
   return (await findPayment(db, p.reference)) as Payment;
 }
 
-export const endedUnpaid = (p: Payment) => (PAYMENT_ENDED_UNPAID as readonly PaymentState[]).includes(p.state);
+export const endedUnpaid = (p: Pick<Payment, "state">) => (PAYMENT_ENDED_UNPAID as readonly PaymentState[]).includes(p.state);

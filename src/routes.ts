@@ -30,6 +30,8 @@ export interface Ask {
   params: string[];
   /** The body, read now and within the limit. */
   text(): Promise<string>;
+  /** Aborts when the caller has gone away. */
+  gone(): AbortSignal;
 }
 export interface Reply {
   status: number;
@@ -62,11 +64,18 @@ const problemSchema = z
 /** The request as node has it. Its headers are parsed already; Hono's own Headers object would cost more than the work of a hot route. */
 export const incomingOf = (c: Http): IncomingMessage => (c.env as { incoming: IncomingMessage }).incoming;
 
-/** Aborts when the caller has gone away. */
-export function goneOf(c: Http): AbortSignal {
-  const gone = new AbortController();
-  (c.env as { outgoing: ServerResponse }).outgoing.once("close", () => gone.abort());
-  return gone.signal;
+/** The request as a route of the rush takes it, from whichever door it came. */
+function askOf(incoming: IncomingMessage, outgoing: ServerResponse, params: string[], bodyMax: number): Ask {
+  return {
+    headers: incoming.headers,
+    params,
+    text: () => textOf(incoming, bodyMax),
+    gone() {
+      const gone = new AbortController();
+      outgoing.once("close", () => gone.abort());
+      return gone.signal;
+    },
+  };
 }
 
 export function headerOf(headers: IncomingHttpHeaders, name: string): string | undefined {
@@ -245,9 +254,9 @@ export function makeRoutes(ctx: Context) {
     const names = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);
     rushes.push({ method: spec.method.toUpperCase(), path: new RegExp(`^${spec.path.replace(/\{\w+\}/g, "([^/?%]+)")}(?:\\?|$)`), run });
     app.on(spec.method.toUpperCase(), honoPath(spec), async (c) => {
-      const incoming = incomingOf(c);
-      const ask = { headers: incoming.headers, params: names.map((n) => c.req.param(n) ?? ""), text: () => textOf(incoming, ctx.config.bodyBytesMax) };
-      return toResponse(await run(ask, c.req.path));
+      const { incoming, outgoing } = c.env as { incoming: IncomingMessage; outgoing: ServerResponse };
+      const params = names.map((n) => c.req.param(n) ?? "");
+      return toResponse(await run(askOf(incoming, outgoing, params, ctx.config.bodyBytesMax), c.req.path));
     });
   }
 
@@ -258,8 +267,7 @@ export function makeRoutes(ctx: Context) {
       if (r.method !== incoming.method) continue;
       const found = r.path.exec(url);
       if (!found) continue;
-      const ask: Ask = { headers: incoming.headers, params: found.slice(1), text: () => textOf(incoming, ctx.config.bodyBytesMax) };
-      const answered = r.run(ask, url);
+      const answered = r.run(askOf(incoming, outgoing, found.slice(1), ctx.config.bodyBytesMax), url);
       if (answered instanceof Promise) void answered.then((reply) => write(outgoing, reply));
       else write(outgoing, answered);
       return true;
@@ -268,15 +276,15 @@ export function makeRoutes(ctx: Context) {
   }
 
   /** The body's text, within the limit. */
-  async function bodyText(ask: Ask): Promise<string> {
-    const type = headerOf(ask.headers, "content-type");
+  async function bodyText({ headers, text }: Pick<Ask, "headers" | "text">): Promise<string> {
+    const type = headers["content-type"];
     if (!type || !/^application\/json(\s*;|$)/i.test(type)) throw new Problem("UNSUPPORTED_MEDIA_TYPE");
-    return ask.text();
+    return text();
   }
 
   async function bodyOf(c: Http): Promise<unknown> {
     const incoming = incomingOf(c);
-    return parseJson(await bodyText({ headers: incoming.headers, params: [], text: () => textOf(incoming, ctx.config.bodyBytesMax) }));
+    return parseJson(await bodyText({ headers: incoming.headers, text: () => textOf(incoming, ctx.config.bodyBytesMax) }));
   }
 
   return { app, specs, route, rush, front, reply, json, send, bodyOf, bodyText };

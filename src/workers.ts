@@ -117,6 +117,13 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       await publishGauges(ctx);
       return 0;
     }),
-    mailer ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, () => sendOnce(ctx, mailer)) : undefined,
+    mailer
+      ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, async () => {
+          const sent = await sendOnce(ctx, mailer);
+          // Mail servers take so many a second, and a mail can wait where a shopper cannot.
+          if (sent > 0) await idle(ctx, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);
+          return sent;
+        })
+      : undefined,
   ]);
 }

@@ -2,11 +2,13 @@
  * charge: what happens inside a permit. Claim in Postgres, ask the gateway, write the outcome, bring the hold in line.
  * No transaction is open while the gateway works; unknown is a state, not an error.
  */
+import { and, eq, inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import type { Gate, Permit } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
 import { CHANGES_CHANNEL } from "../keys.ts";
-import { cancelQueued, claimAtOnce, claimForSending, findPayment, findPayments, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
+import { cancelQueued, claimAtOnce, claimForSending, findPayment, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
+import { payments } from "../schema.ts";
 import { followPayments } from "./confirm.ts";
 
 const COD_BATCH_MAX = 256;
@@ -100,7 +102,10 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
 export async function chargeBatch(ctx: Context, gateway: Gateway): Promise<number> {
   const references = await ctx.scripts.lineTake(gateway.name, COD_BATCH_MAX);
   if (references.length === 0) return 0;
-  const queued = (await findPayments(ctx.db, references)).filter((p) => p.state === "queued");
+  const queued = await ctx.db
+    .select({ reference: payments.reference, saleId: payments.saleId })
+    .from(payments)
+    .where(and(inArray(payments.reference, references), eq(payments.state, "queued")));
   for (const saleId of new Set(queued.map((p) => p.saleId))) {
     await claimOfSale(
       ctx,

@@ -3,11 +3,11 @@
  * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
 import type { Context } from "../context.ts";
-import { endedUnpaid, NO_UNITS, type Payment } from "../payments.ts";
+import { endedUnpaid, NO_UNITS, type PaymentOutcome } from "../payments.ts";
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
-export async function followPayments(ctx: Context, payments: Payment[]): Promise<void> {
-  const bySale = new Map<string, Payment[]>();
+export async function followPayments(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
+  const bySale = new Map<string, PaymentOutcome[]>();
   for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
   for (const [saleId, ofSale] of bySale) {
     const sale = await ctx.sales.get(saleId);

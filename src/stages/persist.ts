@@ -2,14 +2,12 @@
  * persist: the journal to Postgres, in batches. Mirror rows, orders, their lines and their mails are one transaction; only
  * then are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
  */
-import { inArray, sql } from "drizzle-orm";
+import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import type { Tx } from "../db.ts";
 import type { Ids } from "../ids.ts";
-import { orderIdOf } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
 import type { Sale } from "../sales.ts";
-import { orders, payments } from "../schema.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -52,10 +50,11 @@ export async function applyJournal(tx: Tx, ids: Ids, sale: Pick<Sale, "id" | "no
   for (const e of entries) {
     for (const t of e.transitions) {
       if (t.letter === "c") confirmed.add(t.reference);
+      const before = mirror.get(t.key);
       mirror.set(t.key, {
-        id: ids.reservationId(sale.no, t.customerId, t.key),
+        id: before?.id ?? ids.reservationId(sale.no, t.customerId, t.key),
         ...{ key: t.key, customer_id: t.customerId, state: t.letter, lines: t.lines, reference: t.reference },
-        ...{ deadline_ms: t.deadlineMs, epoch: e.epoch, seq: e.seq, at_ms: e.atMs, held_ms: mirror.get(t.key)?.held_ms ?? e.atMs },
+        ...{ deadline_ms: t.deadlineMs, epoch: e.epoch, seq: e.seq, at_ms: e.atMs, held_ms: before?.held_ms ?? e.atMs },
       });
     }
   }
@@ -81,38 +80,25 @@ export async function applyJournal(tx: Tx, ids: Ids, sale: Pick<Sale, "id" | "no
  */
 export async function recordOrders(tx: Tx, references: string[]): Promise<number> {
   if (references.length === 0) return 0;
-  const captured = await tx
-    .select()
-    .from(payments)
-    .where(sql`${inArray(payments.reference, references)} and ${payments.state} = 'captured'`);
-  if (captured.length === 0) return 0;
-  const inserted = await tx
-    .insert(orders)
-    .values(
-      captured.map((p) => ({
-        id: orderIdOf(p.reference),
-        ...{ reservationId: p.reservationId, reference: p.reference, saleId: p.saleId, customerId: p.customerId, amount: p.amount },
-        ...{ currency: p.currency, gateway: p.gateway, chargeId: p.chargeId, contact: p.contact, shipTo: p.shipTo },
-        confirmedAt: p.capturedAt ?? sql`now()`,
-      })),
+  const [row] = await tx.execute<{ recorded: number }>(sql`
+    with captured as (
+      select * from payments where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'captured'
+    ), recorded as (
+      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
+      select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
+      from captured order by captured_at
+      on conflict do nothing returning id, sale_id, reference
+    ), lines as (
+      insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price)
+      select o.id, o.sale_id, l.sku, l.name, l.quantity, l."unitPrice"
+      from recorded o join captured p using (reference),
+           jsonb_to_recordset(p.lines) as l(sku text, name text, quantity int, "unitPrice" bigint)
+    ), mails as (
+      insert into outbox (order_id, kind, sale_id, language)
+      select o.id, 'confirmation', o.sale_id, p.language from recorded o join captured p using (reference)
     )
-    .onConflictDoNothing()
-    .returning({ id: orders.id });
-  if (inserted.length === 0) return 0;
-  const ids = JSON.stringify(inserted.map((o) => o.id));
-  await tx.execute(sql`
-    insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price)
-    select o.id, o.sale_id, l.sku, l.name, l.quantity, l."unitPrice"
-    from orders o join payments p using (reference),
-         jsonb_to_recordset(p.lines) as l(sku text, name text, quantity int, "unitPrice" bigint)
-    where o.id in (select jsonb_array_elements_text(${ids}::jsonb))
-    on conflict do nothing`);
-  await tx.execute(sql`
-    insert into outbox (order_id, kind, sale_id, language)
-    select o.id, 'confirmation', o.sale_id, p.language from orders o join payments p using (reference)
-    where o.id in (select jsonb_array_elements_text(${ids}::jsonb))
-    on conflict do nothing`);
-  return inserted.length;
+    select count(*)::int as recorded from recorded`);
+  return row?.recorded ?? 0;
 }
 
 const isDataError = (error: unknown) => /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
