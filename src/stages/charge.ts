@@ -13,6 +13,8 @@ import { followPayments } from "./confirm.ts";
 
 const COD_BATCH_MAX = 256;
 const IDLE_MS = 50;
+/** Pause between batches of a line without permits: a batch is eight round trips, for one payment or for hundreds. */
+const BATCH_PACE_MS = 20;
 
 /** Calls the gateway, measured. A thrown error of the adapter is unknown too. */
 export async function askGateway(
@@ -137,7 +139,7 @@ export async function runBatches(ctx: Context, gateway: Gateway, signal: AbortSi
       ctx.log.error({ err: error }, "cash on delivery batch stopped half-way; reconcile goes on with it");
       return 0;
     });
-    if (n === 0) await idle(ctx, "line", IDLE_MS, signal);
+    await (n === 0 ? idle(ctx, "line", IDLE_MS, signal) : idle(ctx, "never", BATCH_PACE_MS, signal));
   }
 }
 

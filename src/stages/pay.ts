@@ -15,8 +15,9 @@ import type { Hold, PayResult, SaleClock } from "../scripts.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
-const ENOUGH = 16;
-const GATHER_MS = 2;
+/** As for reserve, and dearer: a batch is a script call, an insert with its sync to disk, and a call to the line. */
+const ENOUGH = 64;
+const GATHER_MS = 5;
 
 export interface PayRequest {
   key: string;
