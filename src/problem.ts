@@ -69,7 +69,7 @@ export const invalid = (errors: FieldError[]) =>
 
 const JITTER = 0.25;
 
-/** Body and headers of a problem. `Retry-After` is in whole seconds, rounded up; `retryAfterMs` has jitter, so that clients do not come back as one. */
+/** Body, and headers beside its type, of a problem. `Retry-After` is in whole seconds, rounded up; `retryAfterMs` has jitter, so that clients do not come back as one. */
 export function problemAnswer(p: Problem, requestId: string): { status: number; body: Record<string, unknown>; headers: Record<string, string> } {
   const { status, title } = PROBLEMS[p.code];
   const body: Record<string, unknown> = {
@@ -81,7 +81,7 @@ export function problemAnswer(p: Problem, requestId: string): { status: number; 
     requestId,
     ...p.more,
   };
-  const headers: Record<string, string> = { "content-type": "application/problem+json" };
+  const headers: Record<string, string> = {};
   if (p.retryAfterMs !== undefined) {
     const ms = Math.ceil(p.retryAfterMs * (1 + Math.random() * JITTER));
     body.retryAfterMs = ms;
