@@ -19,10 +19,14 @@ import { connectRedis } from "../src/redis.ts";
 import type { Sale } from "../src/sales.ts";
 import { makeScripts } from "../src/scripts.ts";
 import { persistStage } from "../src/stages/persist.ts";
-import { Wrong } from "./load.ts";
+import { median, Wrong } from "./load.ts";
 
 const CALLERS = 8;
 const PER_BATCH_MAX = 128;
+const SAMPLES = 10;
+/** Reservations of which the time is taken. */
+const MEASURED = 128 * 10 * SAMPLES;
+const skuOf = (i: number) => (i === 0 ? "bag" : `bag-${i}`);
 const log = pino({ level: "silent" });
 
 export interface ScriptFigures {
@@ -47,7 +51,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
     let sales = 0;
     async function sale(skus: number) {
       const saleId = `s${++sales}`;
-      const free = new Map(Array.from({ length: skus }, (_, i) => [`sku-${i}`, 1_000_000_000]));
+      const free = new Map(Array.from({ length: skus }, (_, i) => [skuOf(i), 1_000_000_000]));
       await scripts.install(saleId, { epoch: 1, seq: 0, runId, settings, free, holds: [], customers: new Map(), moves: [] });
       return saleId;
     }
@@ -61,7 +65,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
           left -= n;
           const requests = Array.from({ length: n }, () => {
             const i = ++made;
-            return { key: i.toString(36).padStart(22, "0"), customerId: `customer-${i}`, lines: `sku-${i % skus}:1` };
+            return { key: i.toString(36).padStart(22, "0"), customerId: `shopper-${i}`, lines: `${skuOf(i % skus)}:1` };
           });
           const { results } = await scripts.reserve({ saleId, epoch: 1, seqMin: 0, notAfterMs: 0 }, 0, requests);
           if (results.some((r) => r.outcome !== "HELD")) throw new Wrong("a reservation of the scripts alone was refused");
@@ -70,12 +74,16 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
       await Promise.all(Array.from({ length: CALLERS }, caller));
       return amount / ((performance.now() - began) / 1000);
     }
-    /** Redis' own time for `amount` reservations more, per reservation. */
+    /** Redis' own time a reservation, the median of some thousand at a time. */
     async function usecPer(saleId: string, amount: number, skus = 1): Promise<number> {
-      await redis.client.call("CONFIG", "RESETSTAT");
-      await reserve(saleId, amount, PER_BATCH_MAX, skus);
-      const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("commandstats"))?.[1];
-      return Number(usec) / amount;
+      const some: number[] = [];
+      for (let n = 0; n < SAMPLES; n++) {
+        await redis.client.call("CONFIG", "RESETSTAT");
+        await reserve(saleId, amount / SAMPLES, PER_BATCH_MAX, skus);
+        const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("commandstats"))?.[1];
+        some.push(Number(usec) / (amount / SAMPLES));
+      }
+      return median(some);
     }
     const used = async () => Number(/used_memory:(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("memory"))?.[1]);
 
@@ -95,18 +103,18 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
     const grown = await sale(1);
     const growth: ScriptFigures["growth"] = [];
     let have = 0;
-    for (const holds of long ? [1_000, 10_000, 100_000, 1_000_000] : [1_000, 100_000]) {
+    for (const holds of long ? [1_000, 50_000, 250_000, 1_000_000] : [1_000, 100_000]) {
       await reserve(grown, holds - have, PER_BATCH_MAX);
       await redis.client.del(saleKeys(grown).journal);
-      const usec = await usecPer(grown, 12_800);
-      have = holds + 12_800;
+      const usec = await usecPer(grown, MEASURED);
+      have = holds + MEASURED;
       growth.push({ holds, usec });
       say(`${`  at ${holds.toLocaleString("en")} live holds`.padEnd(36)}${usec.toFixed(1).padStart(8)} us of Redis a reservation`);
     }
     await redis.client.flushall();
     const skus: ScriptFigures["skus"] = [];
     for (const n of long ? [1, 10, 100, 1000] : [1, 100]) {
-      const usec = await usecPer(await sale(n), 12_800, n);
+      const usec = await usecPer(await sale(n), MEASURED, n);
       skus.push({ skus: n, usec });
       say(`${`  with ${n} items`.padEnd(36)}${usec.toFixed(1).padStart(8)} us of Redis a reservation`);
     }

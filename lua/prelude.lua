@@ -34,12 +34,29 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
-local function hold_pack(h) return h.state .. '|' .. string.format('%d', h.deadline) .. '|' .. h.ref .. '|' .. h.lines .. '|' .. h.customer end
+-- Whole numbers as text: tostring would write large ones as 1.7e+12. A call writes the same few instants again and again.
+local texts = {}
+local function whole(n)
+  local text = texts[n]
+  if not text then
+    text = string.format('%d', n)
+    texts[n] = text
+  end
+  return text
+end
+
+local function hold_pack(h) return h.state .. '|' .. whole(h.deadline) .. '|' .. h.ref .. '|' .. h.lines .. '|' .. h.customer end
 
 local function hold_parse(packed)
   local state, deadline, ref, lines, customer = string.match(packed, '^(%a)|(%d+)|([^|]*)|([^|]*)|(.*)$')
   if not state then broken('hold cannot be read') end
   return { state = state, deadline = tonumber(deadline), ref = ref, lines = lines, customer = customer }
+end
+
+local function customer_parse(packed)
+  if not packed then return { units = 0, keys = '' } end
+  local units, keys = string.match(packed, '^(%d+)|(.*)$')
+  return { units = digits(units, 'units of a customer'), keys = keys }
 end
 
 -- 'sku:quantity,sku:quantity' as { units, { sku, quantity }, ... }. In a rush most carts are alike, so each is read once a call.
@@ -104,14 +121,20 @@ local function add_units(book, which, sku, n)
   book.dirty = true
 end
 
+-- Reads holds and customers of many requests at once; false stands for one that is not there.
+local function read_ahead(book, keys, customers)
+  for i, packed in ipairs(redis.call('HMGET', KEYS[4], unpack(keys))) do book.holds[keys[i]] = packed and hold_parse(packed) end
+  for i, packed in ipairs(redis.call('HMGET', KEYS[7], unpack(customers))) do book.customers[customers[i]] = customer_parse(packed) end
+end
+
 local function hold_of(book, key)
   local h = book.holds[key]
-  if h then return h end
-  local packed = redis.call('HGET', KEYS[4], key)
-  if not packed then return nil end
-  h = hold_parse(packed)
-  book.holds[key] = h
-  return h
+  if h == nil then
+    local packed = redis.call('HGET', KEYS[4], key)
+    h = packed and hold_parse(packed)
+    book.holds[key] = h
+  end
+  return h or nil
 end
 
 -- Writes down that the hold is as it is now; `commit` stores it and moves it between the clocks.
@@ -124,14 +147,10 @@ end
 
 local function customer_of(book, customer)
   local c = book.customers[customer]
-  if c then return c end
-  c = { units = 0, keys = '' }
-  local packed = redis.call('HGET', KEYS[7], customer)
-  if packed then
-    local units, keys = string.match(packed, '^(%d+)|(.*)$')
-    c.units, c.keys = digits(units, 'units of a customer'), keys
+  if not c then
+    c = customer_parse(redis.call('HGET', KEYS[7], customer))
+    book.customers[customer] = c
   end
-  book.customers[customer] = c
   return c
 end
 
@@ -156,7 +175,7 @@ end
 -- Gives back at most `max` holds whose time is over, oldest first. Nothing falls due while the clock stands.
 local function sweep(book, max)
   if book.paused > 0 then return 0 end
-  local due = redis.call('ZRANGE', KEYS[5], '-inf', string.format('%d', book.clock), 'BYSCORE', 'LIMIT', 0, max)
+  local due = redis.call('ZRANGE', KEYS[5], '-inf', whole(book.clock), 'BYSCORE', 'LIMIT', 0, max)
   local n = 0
   for _, key in ipairs(due) do
     local h = hold_of(book, key)
@@ -181,7 +200,6 @@ end
 -- Stores everything that changed, raises the sequence number, writes one journal entry, tells who waits. Returns the number.
 local function commit(book)
   if #book.journal == 0 and not book.dirty then return book.seq end
-  local whole = function(n) return string.format('%d', n) end
   book.seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
   local free, live = flat(book.free, whole), flat(book.live, whole)
   if #free > 0 then redis.call('HSET', KEYS[2], unpack(free)) end
@@ -210,7 +228,7 @@ end
 
 -- How every answer begins: the outcome word, Redis' clock, the sequence number, the sale's clock settings.
 local function answer(book, results)
-  local out = { 'OK', string.format('%d', book.now), string.format('%d', book.seq), string.format('%d', book.shift), string.format('%d', book.paused) }
+  local out = { 'OK', whole(book.now), whole(book.seq), whole(book.shift), whole(book.paused) }
   for _, r in ipairs(results) do out[#out + 1] = r end
   return out
 end

@@ -55,7 +55,7 @@ local function reserve(key, customer, lines)
   if cart.units < 1 then broken('a request without units') end
   local c = customer_of(book, customer)
   if c.units + cart.units > book.limit then expire_own(c) end
-  if c.units + cart.units > book.limit then return 'LIMIT|' .. string.format('%d', c.units) end
+  if c.units + cart.units > book.limit then return 'LIMIT|' .. whole(c.units) end
   if short(cart) and not swept then sweep(book, sweep_max); swept = true end
   if short(cart) then return short_answer(cart) end
   for _, line in ipairs(cart) do
@@ -67,9 +67,12 @@ local function reserve(key, customer, lines)
   if #c.keys > KEYS_OF_CUSTOMER_MAX * (#key + 1) then c.keys = string.gsub(c.keys, '^[^,]*,', '', 1) end
   h = { state = 'h', deadline = book.clock + book.hold_ms, ref = '', lines = lines, customer = customer }
   record(book, key, h)
-  return 'HELD|' .. string.format('%d', h.deadline)
+  return 'HELD|' .. whole(h.deadline)
 end
 
+local keys, customers = {}, {}
+for i = 5, #ARGV, 3 do keys[#keys + 1] = ARGV[i]; customers[#customers + 1] = ARGV[i + 1] end
+read_ahead(book, keys, customers)
 local results = {}
 for i = 5, #ARGV, 3 do results[#results + 1] = reserve(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 commit(book)

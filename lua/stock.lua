@@ -8,7 +8,6 @@
 local book, refusal = open_book(false)
 if not book then return refusal end
 local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
-local whole = function(n) return string.format('%d', n) end
 local results = {
   next_due[2] or '0', whole(book.opens), whole(book.closes), book.reserving and '1' or '0',
   whole(redis.call('XLEN', KEYS[8])), whole(redis.call('ZCARD', KEYS[5])), whole(redis.call('ZCARD', KEYS[6])),

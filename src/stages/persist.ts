@@ -81,21 +81,20 @@ export async function applyJournal(tx: Tx, ids: Ids, sale: Pick<Sale, "id" | "no
 export async function recordOrders(tx: Tx, references: string[]): Promise<number> {
   if (references.length === 0) return 0;
   const [row] = await tx.execute<{ recorded: number }>(sql`
-    with captured as (
-      select * from payments where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'captured'
-    ), recorded as (
+    with recorded as (
       insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
       select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
-      from captured order by captured_at
+      from payments where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'captured'
+      order by captured_at
       on conflict do nothing returning id, sale_id, reference
     ), lines as (
       insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price)
       select o.id, o.sale_id, l.sku, l.name, l.quantity, l."unitPrice"
-      from recorded o join captured p using (reference),
+      from recorded o join payments p using (reference),
            jsonb_to_recordset(p.lines) as l(sku text, name text, quantity int, "unitPrice" bigint)
     ), mails as (
       insert into outbox (order_id, kind, sale_id, language)
-      select o.id, 'confirmation', o.sale_id, p.language from recorded o join captured p using (reference)
+      select o.id, 'confirmation', o.sale_id, p.language from recorded o join payments p using (reference)
     )
     select count(*)::int as recorded from recorded`);
   return row?.recorded ?? 0;
