@@ -13,7 +13,7 @@ import type { Gateway } from "./gateways/port.ts";
 import { sandboxGateway } from "./gateways/sandbox.ts";
 import { makeApp } from "./http.ts";
 import { makeIds } from "./ids.ts";
-import type { Mailbox } from "./local/mailbox.ts";
+import type { MailReader } from "./local/mailbox.ts";
 import { makeLook } from "./look.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
@@ -89,7 +89,7 @@ async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>,
 export async function compose(
   config: Config,
   log: Logger,
-  local: { mailbox: Mailbox | null; alone: boolean } = { mailbox: null, alone: false },
+  local: { mailbox: MailReader | null; alone: boolean } = { mailbox: null, alone: false },
 ): Promise<Service> {
   if (!config.redisUrls || !config.databaseUrl) throw new ConfigError("REDIS_URL and DATABASE_URL must both be set.");
   if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");

@@ -1,4 +1,5 @@
 /** The only reader of process.env. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+import { availableParallelism } from "node:os";
 import { z } from "zod";
 
 export class ConfigError extends Error {}
@@ -64,9 +65,13 @@ const schema = z.object({
   CORS_ORIGINS: z.string().default("").transform(list),
   TRUSTED_PROXIES: whole(0, 0, 16),
   CUSTOMER_RATE_PER_S: whole(100, 1, 100_000),
+  IN_FLIGHT_MAX: whole(5_000, 1, 100_000),
   BODY_BYTES_MAX: whole(16_384, 256, 1_048_576),
   ROLE: z.enum(["all", "api", "worker"], "knows all, api and worker").default("all"),
-  PROCESSES: whole(1, 1, 64),
+  PROCESSES: z
+    .string()
+    .regex(/^(auto|[1-9]\d?)$/, "must be a number from 1 to 99, or auto")
+    .default("1"),
   SWEEP_MS: wholeMs(250, 0, 60_000),
   LOG_LEVEL: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).optional(),
   SANDBOX_LATENCY_MS: wholeMs(800, 0, 120_000),
@@ -101,8 +106,12 @@ export interface Config {
   corsOrigins: string[];
   trustedProxies: number;
   customerRatePerS: number;
+  /** Reserves at work in one process; four times as many may pay or release, half as many only look. */
+  inFlightMax: number;
   bodyBytesMax: number;
   role: Env["ROLE"];
+  /** Api processes that share the port. 1 = this very process serves. */
+  processes: number;
   /** 0 = no sweeper in this process; reserve still gives due holds back itself. */
   sweepMs: number;
   /** Not set: info, and warn where a person reads the output. */
@@ -161,10 +170,31 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     corsOrigins: e.CORS_ORIGINS,
     trustedProxies: e.TRUSTED_PROXIES,
     customerRatePerS: e.CUSTOMER_RATE_PER_S,
+    inFlightMax: e.IN_FLIGHT_MAX,
     bodyBytesMax: e.BODY_BYTES_MAX,
     role: e.ROLE,
+    // One core is left to the worker and the stores.
+    processes: e.PROCESSES === "auto" ? Math.max(1, availableParallelism() - 1) : Number(e.PROCESSES),
     sweepMs: e.SWEEP_MS,
     logLevel: e.LOG_LEVEL,
     sandbox: { latencyMs: e.SANDBOX_LATENCY_MS, jitterMs: e.SANDBOX_JITTER_MS, inFlightMax: e.SANDBOX_IN_FLIGHT_MAX, ledger: e.SANDBOX_LEDGER },
   };
+}
+
+/** The environment of another process that shall run with these settings: what is not named here it inherits. */
+export function settingsFor(c: Config): Record<string, string> {
+  const given: Record<string, string | number | undefined> = {
+    ...{
+      PORT: c.port,
+      HOST: c.host,
+      ROLE: c.role,
+      PROCESSES: c.processes,
+      REDIS_URL: c.redisUrls?.join(","),
+      DATABASE_URL: c.databaseUrl,
+      DATA_DIR: c.dataDir,
+    },
+    ...{ ADMIN_TOKEN: c.adminTokens?.join(","), SHOPPER_TOKEN_SECRET: c.shopperTokenSecrets?.join(","), SANDBOX_GATEWAY_URL: c.sandboxGatewayUrl },
+    ...{ SMTP_URL: c.smtpUrl, LOG_LEVEL: c.logLevel },
+  };
+  return Object.fromEntries(Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]])));
 }

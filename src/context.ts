@@ -6,7 +6,7 @@ import type { Db } from "./db.ts";
 import type { Gate } from "./gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import type { Ids } from "./ids.ts";
-import type { Mailbox } from "./local/mailbox.ts";
+import type { MailReader } from "./local/mailbox.ts";
 import type { Look } from "./look.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Redis } from "./redis.ts";
@@ -30,7 +30,7 @@ export interface Context {
   /** Hints inside this process that a worker has something to do: `line`, `outbox`. */
   work: EventEmitter;
   /** Where mails land in local mode; null when they go to a real server. */
-  mailbox: Mailbox | null;
+  mailbox: MailReader | null;
   /** Aborts when the process drains. */
   draining: AbortSignal;
 }

@@ -78,6 +78,7 @@ export function makeApp(ctx: Context) {
     {
       method: "get",
       path: "/v1/sales/{saleId}",
+      mercy: "look",
       summary: "A sale with live availability, at most 250 ms old",
       tag: "Storefront",
       who: "anyone",
@@ -101,6 +102,7 @@ export function makeApp(ctx: Context) {
     {
       method: "post",
       path: "/v1/sales/{saleId}/reservations",
+      mercy: "reserve",
       summary: "Reserve: all lines or none, for a limited time",
       tag: "Storefront",
       who: "shopper",
@@ -155,6 +157,7 @@ export function makeApp(ctx: Context) {
     {
       method: "get",
       path: "/v1/sales/{saleId}/reservations",
+      mercy: "look",
       summary: "The caller's own reservations, newest first",
       tag: "Storefront",
       who: "shopper",
@@ -172,6 +175,7 @@ export function makeApp(ctx: Context) {
     {
       method: "get",
       path: "/v1/reservations/{id}",
+      mercy: "look",
       summary: "A reservation, with its payment and place in the line while paying",
       tag: "Storefront",
       who: "shopper",
@@ -226,6 +230,7 @@ export function makeApp(ctx: Context) {
     {
       method: "delete",
       path: "/v1/reservations/{id}",
+      mercy: "finish",
       summary: "Release: give a hold back",
       tag: "Storefront",
       who: "shopper",
@@ -258,6 +263,7 @@ export function makeApp(ctx: Context) {
     {
       method: "post",
       path: "/v1/reservations/{id}/confirm",
+      mercy: "finish",
       summary: "Pay for a reservation; repeating it makes one payment",
       tag: "Storefront",
       who: "shopper",
@@ -341,6 +347,7 @@ export function makeApp(ctx: Context) {
     {
       method: "get",
       path: "/v1/orders/{orderId}",
+      mercy: "look",
       summary: "The caller's recorded order",
       tag: "Storefront",
       who: "shopper",
@@ -391,7 +398,7 @@ export function makeApp(ctx: Context) {
     },
   );
 
-  app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.registry.metrics(), { "content-type": ctx.metrics.registry.contentType }));
+  app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.text(), { "content-type": ctx.metrics.registry.contentType }));
 
   adminRoutes(ctx, routes, saleOf, boards);
   pageRoutes(ctx, routes);

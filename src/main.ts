@@ -6,10 +6,12 @@ import { CUSTOMER_ID, signShopperToken } from "./auth.ts";
 import { compose, type Service } from "./compose.ts";
 import { type Config, ConfigError, readConfig } from "./config.ts";
 import { check, saleBody } from "./contract.ts";
+import { readMailbox } from "./local/mailbox.ts";
 import { StartError } from "./local/processes.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
 import { makeLog } from "./log.ts";
 import { Problem } from "./problem.ts";
+import { isApiProcess, mailsFolder, shareFigures, startApiProcesses } from "./processes.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
@@ -46,6 +48,7 @@ async function demoSale(service: Service): Promise<void> {
 
 async function serve(): Promise<void> {
   const given = readConfig();
+  if (isApiProcess()) return serveApi(given);
   const local = needsLocal(given);
   const log = logOf(given, local);
   const say = (line: string) => process.stdout.write(`${line}\n`);
@@ -86,15 +89,21 @@ async function serve(): Promise<void> {
     await service.makeWhole();
     service.start();
     if (local) await demoSale(service);
-    const server = config.role === "worker" ? null : await listen(service, config.port, config.host);
+    const server =
+      config.role === "worker"
+        ? null
+        : config.processes === 1
+          ? await listen(service, config.port, config.host)
+          : await startApiProcesses(config, service.ctx.metrics, log, stack?.mailbox?.folder);
     stopAll = async () => {
       await server?.close();
       await service.close();
       await stack?.stop();
     };
     if (stopping) return stopAll();
-    const at = server && `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
-    if (!local) return log.info({ at, role: config.role }, "ready");
+    const port = server && "port" in server ? server.port : config.port;
+    const at = server && `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
+    if (!local) return log.info({ at, role: config.role, processes: config.processes }, "ready");
     say(
       [
         `\nReady in ${((Date.now() - began) / 1000).toFixed(1)} s.\n`,
@@ -112,6 +121,22 @@ async function serve(): Promise<void> {
     await stopAll();
     throw error;
   }
+}
+
+/** One of several api processes: its parent has the stores, the loops and the terminal, and says when to stop. */
+async function serveApi(config: Config): Promise<void> {
+  const log = logOf(config, config.logLevel === undefined && mailsFolder() !== undefined);
+  const folder = mailsFolder();
+  const service = await compose(config, log, { mailbox: folder === undefined ? null : readMailbox(folder), alone: false });
+  shareFigures(service.ctx.metrics);
+  service.start();
+  const server = await listen(service, config.port, config.host);
+  process.on("SIGINT", () => {}); // Ctrl-C reaches the parent too, which drains
+  process.once("SIGTERM", () => void server.close().finally(() => process.exit(0)));
+  process.on("unhandledRejection", (error) => {
+    log.fatal({ err: error }, "unhandled rejection");
+    process.exit(1);
+  });
 }
 
 /** For commands beside a running service: the stores it runs on, no loops, no HTTP. */

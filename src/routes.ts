@@ -6,6 +6,7 @@ import { Overloaded } from "./coalesce.ts";
 import type { Context } from "./context.ts";
 import { PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
 import { Unavailable } from "./redis.ts";
+import { type Mercy, makeShed } from "./shed.ts";
 
 export interface RouteSpec {
   method: "get" | "post" | "patch" | "delete";
@@ -20,6 +21,8 @@ export interface RouteSpec {
   query?: z.ZodObject;
   answers: Record<number, { description: string; schema?: z.ZodType; type?: string }>;
   problems?: ProblemCode[];
+  /** Who is let go first when there is too much (shed.ts); absent = never. */
+  mercy?: Mercy;
 }
 
 export type Handler = (c: Http) => Response | Promise<Response>;
@@ -94,6 +97,7 @@ export function makeRoutes(ctx: Context) {
   const app = new OpenAPIHono();
   const specs: RouteSpec[] = [];
   const counters = new Map<string, { inc(): void }>();
+  const shed = makeShed(ctx.config.inFlightMax, ctx.draining);
 
   function requestIdOf(asked: IncomingHttpHeaders): string {
     const given = headerOf(asked, "x-request-id");
@@ -227,7 +231,12 @@ export function makeRoutes(ctx: Context) {
       const began = performance.now();
       let response: Response;
       try {
-        response = await handler(c);
+        shed.enter(spec.mercy);
+        try {
+          response = await handler(c);
+        } finally {
+          shed.leave(spec.mercy);
+        }
       } catch (error) {
         response = refused(c, error);
       }
@@ -251,22 +260,26 @@ export function makeRoutes(ctx: Context) {
   function rush(spec: RouteSpec, handler: RushHandler): void {
     register(spec);
     const timer = ctx.metrics.requestSeconds.labels(spec.path);
-    const done = (began: number, r: Reply) => {
+    const done = (began: number, entered: boolean, r: Reply) => {
+      if (entered) shed.leave(spec.mercy);
       count(spec.path, r.status);
       if (r.status < 500) timer.observe((performance.now() - began) / 1000);
       return r;
     };
     const run = (ask: Ask, url: string): Reply | Promise<Reply> => {
       const began = performance.now();
+      let entered = false;
       try {
+        shed.enter(spec.mercy);
+        entered = true;
         const r = handler(ask);
-        if (!(r instanceof Promise)) return done(began, r);
+        if (!(r instanceof Promise)) return done(began, entered, r);
         return r.then(
-          (settled) => done(began, settled),
-          (error) => done(began, refuse(ask.headers, url, error)),
+          (settled) => done(began, true, settled),
+          (error) => done(began, true, refuse(ask.headers, url, error)),
         );
       } catch (error) {
-        return done(began, refuse(ask.headers, url, error));
+        return done(began, entered, refuse(ask.headers, url, error));
       }
     };
     const names = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);

@@ -162,6 +162,41 @@ describe("npm start", () => {
     await until("the servers to stop by themselves", async () => (await serversOf(dataDir)).length === 0);
   });
 
+  it("with PROCESSES=2 two processes share the port: one that is killed is replaced, figures add up, and Ctrl-C leaves none", async () => {
+    const { child, url, token, ended } = await start({ PROCESSES: "2" });
+    const children = async () => (await readFile(`/proc/${child.pid}/task/${child.pid}/children`, "utf8")).trim().split(" ").map(Number);
+    const apis = async () => (await children()).filter((pid) => runs(pid, "fukubukuro.mjs"));
+    expect(await apis()).toHaveLength(2);
+    const secret = JSON.parse(readFileSync(join(dataDir, "secrets.json"), "utf8")).shopperTokenSecret as string;
+    await operator(url, token).post("/sales", saleBodyOf({ id: "two", items: [{ sku: "bag", name: "b", unitPrice: 500, stock: 20 }] }));
+    const buyers = Array.from({ length: 40 }, (_, i) => shopper(url, `two${i}`, secret));
+    const held = (
+      await inParallel(
+        20,
+        buyers.map((s) => () => s.reserve("two", "k")),
+      )
+    ).filter((r) => r.status === 201);
+    expect(held).toHaveLength(20);
+    // The next connection goes to the other process: both must tell of all 40.
+    for (let i = 0; i < 2; i++) {
+      const text = String((await call(`${url}/metrics`, { headers: { connection: "close" } })).body);
+      const counts = [...text.matchAll(/^fukubukuro_http_requests_total\{route="\/v1\/sales\/\{saleId\}\/reservations",status="\d+"\} (\d+)$/gm)];
+      expect(counts.reduce((n, [, count]) => n + Number(count), 0)).toBe(40);
+    }
+    const [killed] = (await apis()) as [number];
+    process.kill(killed, "SIGKILL");
+    await until("another one in its place", async () => {
+      const now = await apis();
+      return now.length === 2 && !now.includes(killed);
+    });
+    const paid = await until("an answer", () => buyers[0]?.confirm(held[0]?.body.id as string, { gateway: "cod" }));
+    expect([paid.status, paid.body.code]).not.toContain("INTERNAL_ERROR");
+    child.kill("SIGINT");
+    expect(await ended).toBe(0);
+    expect(await serversOf(dataDir)).toEqual([]);
+    await expect(fetch(`${url}/healthz`)).rejects.toThrow();
+  });
+
   it("takes the next free port when its own is taken, and says so", async () => {
     const blocker = createServer();
     await new Promise<void>((resolve) => blocker.listen(0, "127.0.0.1", resolve));
@@ -219,7 +254,7 @@ describe("the command line", () => {
     [{ GATEWAY_IN_FLIGHT_MAX: "four" }, "GATEWAY_IN_FLIGHT_MAX"],
     [{ ADMIN_TOKEN: "short" }, "ADMIN_TOKEN"],
     [{ ROLE: "boss" }, "ROLE"],
-    [{ PROCESSES: "2" }, "PROCESSES"],
+    [{ PROCESSES: "0" }, "PROCESSES"],
     [{ LOG_LEVEL: "loud" }, "LOG_LEVEL"],
   ])("a wrong setting %j stops the start with one sentence that names it", async (env, name) => {
     expect(() => readConfig(env)).toThrow(ConfigError);

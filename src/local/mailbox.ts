@@ -14,11 +14,14 @@ export interface StoredMail {
   text: string;
   messageId: string;
 }
-export interface Mailbox {
-  url: string;
+export interface MailReader {
   /** Newest first. */
   list(max?: number): Promise<StoredMail[]>;
   read(id: string): Promise<StoredMail | null>;
+}
+export interface Mailbox extends MailReader {
+  url: string;
+  folder: string;
   close(): Promise<void>;
 }
 
@@ -45,6 +48,16 @@ export async function startMailbox(folder: string): Promise<Mailbox> {
     server.server.once("error", reject);
     server.listen(0, "127.0.0.1", resolve);
   });
+  return {
+    ...readMailbox(folder),
+    url: `smtp://127.0.0.1:${(server.server.address() as AddressInfo).port}`,
+    folder,
+    close: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}
+
+/** The mails that a mailbox, of this process or another, has kept in a folder. */
+export function readMailbox(folder: string): MailReader {
   const names = async () =>
     (await readdir(folder))
       .filter((f) => FILE.test(f))
@@ -60,12 +73,10 @@ export async function startMailbox(folder: string): Promise<Mailbox> {
     return { id, at: new Date(Number(id.slice(0, 15))).toISOString(), to, subject: mail.subject ?? "", text: mail.text ?? "", messageId: mail.messageId ?? "" };
   }
   return {
-    url: `smtp://127.0.0.1:${(server.server.address() as AddressInfo).port}`,
     read,
     async list(max = SHOWN_MAX) {
       const mails = await Promise.all((await names()).slice(0, max).map((f) => read(f.slice(0, -4))));
       return mails.filter((m) => m !== null);
     },
-    close: () => new Promise((resolve) => server.close(() => resolve())),
   };
 }
