@@ -7,6 +7,7 @@ import type { Boards } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey } from "./contract.ts";
+import { around } from "./crash.ts";
 import { orderIdOf, referenceOfOrder } from "./ids.ts";
 import { invalid, Problem } from "./problem.ts";
 import { auditSale } from "./recover/audit.ts";
@@ -204,20 +205,22 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
       const reference = referenceOfOrder(id);
       const order = reference && (await findOrder(ctx, orderIdOf(reference)));
       if (!reference || !order) throw new Problem("NOT_FOUND", "no such order");
-      const begun = await ctx.db.transaction(async (tx) => {
-        const changed = await tx
-          .update(orders)
-          .set({ status: "refunding", refundReason: reason, restock })
-          .where(and(eq(orders.id, id), eq(orders.status, "confirmed")))
-          .returning({ id: orders.id });
-        // Un-claimed and restocked only in the transaction that records the gateway's "refunded" (rule M).
-        if (changed.length > 0)
-          await tx
-            .update(payments)
-            .set({ state: "refunding", checkAt: sql`now()` })
-            .where(and(eq(payments.reference, reference), eq(payments.state, "captured")));
-        return changed.length > 0;
-      });
+      const begun = await around("refund.begin", () =>
+        ctx.db.transaction(async (tx) => {
+          const changed = await tx
+            .update(orders)
+            .set({ status: "refunding", refundReason: reason, restock })
+            .where(and(eq(orders.id, id), eq(orders.status, "confirmed")))
+            .returning({ id: orders.id });
+          // Un-claimed and restocked only in the transaction that records the gateway's "refunded" (rule M).
+          if (changed.length > 0)
+            await tx
+              .update(payments)
+              .set({ state: "refunding", checkAt: sql`now()` })
+              .where(and(eq(payments.reference, reference), eq(payments.state, "captured")));
+          return changed.length > 0;
+        }),
+      );
       if (begun) await note("refund", order.saleId, { orderId: id, reason, restock });
       return json(c, 202, (await viewOrders(ctx, [(await findOrder(ctx, id)) ?? order]))[0]);
     },
@@ -262,28 +265,30 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
   const createdFrom = JSON.stringify(body, (_, v) =>
     v && typeof v === "object" && !Array.isArray(v) ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1))) : v,
   );
-  const created = await ctx.db.transaction(async (tx) => {
-    const [row] = await tx
-      .insert(sales)
-      .values({
-        ...{ id: body.id, name: body.name, currency: body.currency, language: body.language ?? null, holdMs: body.holdMs, createdFrom },
-        ...{ opensAt: new Date(body.opensAt), closesAt: new Date(body.closesAt), maxUnitsPerCustomer: body.maxUnitsPerCustomer },
-        ...{ gateways: body.gateways ?? ctx.config.gateways, shippingFee: body.shippingFee ?? 0 },
-      })
-      .onConflictDoNothing()
-      .returning();
-    if (!row) {
-      const [before] = await tx.select().from(sales).where(eq(sales.id, body.id));
-      if (before?.createdFrom !== createdFrom) throw new Problem("SALE_EXISTS", `sale ${body.id} was created with other settings`);
-      return false;
-    }
-    await tx
-      .insert(items)
-      .values(body.items.map((i, position) => ({ saleId: body.id, sku: i.sku, position, name: i.name, unitPrice: i.unitPrice, granted: i.stock })));
-    await tx.insert(epochs).values({ saleId: body.id });
-    await tx.insert(journalPositions).values({ saleId: body.id });
-    return true;
-  });
+  const created = await around("sale.rows", () =>
+    ctx.db.transaction(async (tx) => {
+      const [row] = await tx
+        .insert(sales)
+        .values({
+          ...{ id: body.id, name: body.name, currency: body.currency, language: body.language ?? null, holdMs: body.holdMs, createdFrom },
+          ...{ opensAt: new Date(body.opensAt), closesAt: new Date(body.closesAt), maxUnitsPerCustomer: body.maxUnitsPerCustomer },
+          ...{ gateways: body.gateways ?? ctx.config.gateways, shippingFee: body.shippingFee ?? 0 },
+        })
+        .onConflictDoNothing()
+        .returning();
+      if (!row) {
+        const [before] = await tx.select().from(sales).where(eq(sales.id, body.id));
+        if (before?.createdFrom !== createdFrom) throw new Problem("SALE_EXISTS", `sale ${body.id} was created with other settings`);
+        return false;
+      }
+      await tx
+        .insert(items)
+        .values(body.items.map((i, position) => ({ saleId: body.id, sku: i.sku, position, name: i.name, unitPrice: i.unitPrice, granted: i.stock })));
+      await tx.insert(epochs).values({ saleId: body.id });
+      await tx.insert(journalPositions).values({ saleId: body.id });
+      return true;
+    }),
+  );
   ctx.sales.forgetUnknown(body.id);
   // Epoch 0 is no epoch yet: the first image of the sale is a rebuild like any other, also when a crash came between.
   await rebuildSale(ctx, body.id);
@@ -295,30 +300,32 @@ type Patch = { reserving?: "on" | "off" | undefined; paying?: "on" | "off" | und
 /** Postgres first, then Redis by version; a crash between is finished by reconcile. Hold clocks stop and shift on the sale's clock (lua/prelude.lua). */
 async function patchSale(ctx: Context, sale: Sale, patch: Patch): Promise<void> {
   const { nowMs } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, []));
-  const row = await ctx.db.transaction(async (tx) => {
-    const [before] = await tx.select().from(sales).where(eq(sales.id, sale.id)).for("update");
-    if (!before) throw new Problem("NOT_FOUND");
-    if (patch.closesAt !== undefined && Date.parse(patch.closesAt) <= before.opensAt.getTime())
-      throw invalid([{ path: "closesAt", message: "must be after opensAt" }]);
-    let { pausedAtMs, shiftMs } = before;
-    if (patch.paying === "off" && pausedAtMs === 0) pausedAtMs = nowMs;
-    if (patch.paying === "on" && pausedAtMs > 0) {
-      shiftMs += Math.max(0, nowMs - pausedAtMs);
-      pausedAtMs = 0;
-    }
-    shiftMs += patch.extendHoldsMs ?? 0;
-    const [after] = await tx
-      .update(sales)
-      .set({
-        ...{ pausedAtMs, shiftMs, version: before.version + 1 },
-        ...(patch.reserving && { reserving: patch.reserving === "on" }),
-        ...(patch.closesAt && { closesAt: new Date(patch.closesAt) }),
-      })
-      .where(eq(sales.id, sale.id))
-      .returning();
-    return after as typeof before;
-  });
-  await ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row)));
+  const row = await around("patch.row", () =>
+    ctx.db.transaction(async (tx) => {
+      const [before] = await tx.select().from(sales).where(eq(sales.id, sale.id)).for("update");
+      if (!before) throw new Problem("NOT_FOUND");
+      if (patch.closesAt !== undefined && Date.parse(patch.closesAt) <= before.opensAt.getTime())
+        throw invalid([{ path: "closesAt", message: "must be after opensAt" }]);
+      let { pausedAtMs, shiftMs } = before;
+      if (patch.paying === "off" && pausedAtMs === 0) pausedAtMs = nowMs;
+      if (patch.paying === "on" && pausedAtMs > 0) {
+        shiftMs += Math.max(0, nowMs - pausedAtMs);
+        pausedAtMs = 0;
+      }
+      shiftMs += patch.extendHoldsMs ?? 0;
+      const [after] = await tx
+        .update(sales)
+        .set({
+          ...{ pausedAtMs, shiftMs, version: before.version + 1 },
+          ...(patch.reserving && { reserving: patch.reserving === "on" }),
+          ...(patch.closesAt && { closesAt: new Date(patch.closesAt) }),
+        })
+        .where(eq(sales.id, sale.id))
+        .returning();
+      return after as typeof before;
+    }),
+  );
+  await around("patch.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row))));
   await ctx.sales.refresh(sale.id);
 }
 

@@ -1,5 +1,6 @@
 /** The gate of one gateway: bounded, leased, fair, over all instances. The rules are in lua/permit_take.lua. */
 import { nanoid } from "nanoid";
+import { around } from "./crash.ts";
 import type { GatewayAnswer } from "./gateways/port.ts";
 import type { Scripts } from "./scripts.ts";
 
@@ -40,7 +41,7 @@ export function makeGate(scripts: Scripts, o: GateOptions): Gate {
   async function take(kind: "charge" | "urgent", token: string): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }> {
     // Before the call: the lease cannot have begun earlier than this by our own clock.
     const askedAt = performance.now();
-    const r = await scripts.permitTake(o.gateway, { limit: o.limit, leaseMs: o.leaseMs, token, kind, fresh });
+    const r = await around("gate.take", () => scripts.permitTake(o.gateway, { limit: o.limit, leaseMs: o.leaseMs, token, kind, fresh }));
     fresh = false;
     if (r.outcome === "SHUT") return { opensInMs: r.opensInMs };
     if (r.outcome !== "TAKEN") return r.outcome;
@@ -62,7 +63,7 @@ export function makeGate(scripts: Scripts, o: GateOptions): Gate {
     },
     async settle(permit, answer, callMs) {
       if (answer?.outcome === "unknown") return;
-      await scripts.permitGive(o.gateway, permit.token, callMs);
+      await around("gate.give", () => scripts.permitGive(o.gateway, permit.token, callMs));
     },
   };
 }

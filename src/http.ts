@@ -9,6 +9,7 @@ import { makeBoards, notOpen, refusalOf } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
+import { around } from "./crash.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
@@ -240,7 +241,7 @@ export function makeApp(ctx: Context) {
     async (c) => {
       const customerId = customer(c);
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customerId);
-      const clock = await ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }]));
+      const clock = await around("release.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }])));
       const r = clock.results[0];
       switch (r?.outcome) {
         case "RELEASED":

@@ -69,6 +69,8 @@ export interface World {
   folder: string;
   /** Settings of a service over these servers; given ones win. */
   config(env?: Record<string, string>): Config;
+  /** The same as an environment, for a service in a process of its own. */
+  env(env?: Record<string, string>): Record<string, string>;
   /** A service of this process that listens on a port of its own. */
   start(env?: Record<string, string>): Promise<Running>;
   sandbox(path: string): Promise<Record<string, number>>;
@@ -92,13 +94,13 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
   const gateway = await startSandboxProcess({ SANDBOX_LEDGER: join(folder, "ledger.jsonl"), ...QUICK_GATEWAY, ...o.gateway });
   const mailbox = await startMailbox(join(folder, "mails"));
   const running = new Set<Running>();
-  const config = (env: Record<string, string> = {}) =>
-    readConfig({
-      ...{ REDIS_URL: redis.url, DATABASE_URL: database.url, SANDBOX_GATEWAY_URL: gateway.url, SMTP_URL: mailbox.url, DATA_DIR: folder },
-      ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK, ...env },
-    });
+  const environment = (env: Record<string, string> = {}) => ({
+    ...{ REDIS_URL: redis.url, DATABASE_URL: database.url, SANDBOX_GATEWAY_URL: gateway.url, SMTP_URL: mailbox.url, DATA_DIR: folder },
+    ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK, ...env },
+  });
+  const config = (env?: Record<string, string>) => readConfig(environment(env));
   return {
-    ...{ redis, databaseUrl: database.url, gateway, mailbox, folder, config },
+    ...{ redis, databaseUrl: database.url, gateway, mailbox, folder, config, env: environment },
     async start(env) {
       const c = config(env);
       const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), { mailbox, alone: false });

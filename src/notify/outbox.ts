@@ -1,6 +1,7 @@
 /** notify: sends what the outbox holds, after its order's commit, at least once, with a stable message id. */
 import { eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import { orderLines, orders, outbox } from "../schema.ts";
 import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
 
@@ -34,8 +35,8 @@ export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
         row.language,
       );
       try {
-        await mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail });
-        await ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(eq(outbox.id, row.id));
+        await around("mail.send", () => mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }));
+        await around("outbox.sent", async () => ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(eq(outbox.id, row.id)));
         ctx.metrics.mails.inc({ result: "sent" });
         sent++;
       } catch (error) {

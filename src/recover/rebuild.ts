@@ -9,6 +9,7 @@
  */
 import { and, eq, inArray, notInArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Tx } from "../db.ts";
 import { saleKeys } from "../keys.ts";
 import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
@@ -148,30 +149,32 @@ export async function rebuildSale(ctx: Context, saleId: string): Promise<Rebuilt
     if (!sale) throw new Error(`no sale ${saleId}`);
     if (await isHealthy(ctx, saleId)) return { outcome: "HEALTHY" };
 
-    const fenced = await ctx.scripts.fence(saleId, sale.epoch);
+    const fenced = await around("rebuild.fence", () => ctx.scripts.fence(saleId, sale.epoch));
     if (fenced.outcome === "NEWER") {
       throw new RedisNewer(
         `Redis has epoch ${fenced.epoch} of sale ${saleId}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
       );
     }
-    await drain(ctx, saleId, sale.no);
-    const raised = await ctx.db.transaction(async (tx) => {
-      const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
-      // Another instance raised it since we looked: it is installing, and ours would only be one more.
-      if (!row || row.epoch !== sale.epoch) return null;
-      const epoch = row.epoch + 1;
-      await tx
-        .update(epochs)
-        .set({ epoch, ...instance })
-        .where(eq(epochs.saleId, saleId));
-      return snapshot(tx, saleId, epoch, instance);
-    });
+    await around("rebuild.drain", () => drain(ctx, saleId, sale.no));
+    const raised = await around("rebuild.raise", () =>
+      ctx.db.transaction(async (tx) => {
+        const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
+        // Another instance raised it since we looked: it is installing, and ours would only be one more.
+        if (!row || row.epoch !== sale.epoch) return null;
+        const epoch = row.epoch + 1;
+        await tx
+          .update(epochs)
+          .set({ epoch, ...instance })
+          .where(eq(epochs.saleId, saleId));
+        return snapshot(tx, saleId, epoch, instance);
+      }),
+    );
     if (!raised) {
       await new Promise((resolve) => setTimeout(resolve, 200));
       continue;
     }
     // An unknown reply is not sent again: the next round raises the epoch once more (rule I).
-    const installed = await ctx.scripts.install(saleId, raised.image).catch((error) => {
+    const installed = await around("rebuild.install", () => ctx.scripts.install(saleId, raised.image)).catch((error) => {
       ctx.log.warn({ err: error, saleId }, "install gave no answer; raising the epoch again");
       return null;
     });

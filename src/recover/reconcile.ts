@@ -4,6 +4,7 @@
  */
 import { and, asc, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Gate } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
 import { saleNoOfReservation } from "../ids.ts";
@@ -72,16 +73,17 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
   const gate = ctx.gates.get(p.gateway);
   if (!gateway) return null;
   const leaseMs = ctx.config.gatewayLeaseMs;
-  const mine = await takeOver(ctx.db, p.reference, p.fence, leaseMs, false);
+  const mine = await around("reconcile.takeOver", () => takeOver(ctx.db, p.reference, p.fence, leaseMs, false));
   if (!mine) return null;
   const settle = (asked: Payment, answer: GatewayAnswer | null) =>
-    answer ? settlePayment(ctx.db, asked, answer, ctx.config.actionDeadlineMs) : settlePayment(ctx.db, asked, { outcome: "pending" }, 0);
+    around("reconcile.outcome", () => settlePayment(ctx.db, asked, answer ?? { outcome: "pending" }, ctx.config.actionDeadlineMs));
+  const cancel = () => ask(ctx, gateway, gate, "cancel", () => around("gateway.cancel", () => gateway.cancel(mine.reference)));
 
-  const said = await ask(ctx, gateway, gate, "lookUp", () => gateway.lookUp(mine.reference));
+  const said = await ask(ctx, gateway, gate, "lookUp", () => around("gateway.lookUp", () => gateway.lookUp(mine.reference)));
   const pastDeadline = mine.actionDeadline !== null && mine.actionDeadline.getTime() < Date.now();
   if (said?.outcome === "action_required" && pastDeadline) {
     // Close the door before releasing; captured meanwhile answers "not cancelled" and the next look finds it.
-    return settle(mine, await ask(ctx, gateway, gate, "cancel", () => gateway.cancel(mine.reference)));
+    return settle(mine, await cancel());
   }
   if (said?.outcome !== "not_found") return settle(mine, said);
 
@@ -98,9 +100,9 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
   const patient = Date.now() - mine.queuedAt.getTime() < ctx.config.payWaitMsMax;
   if (mine.sends < SENDS_MAX && patient && !pastDeadline) {
     const again = await takeOver(ctx.db, mine.reference, mine.fence, leaseMs, true);
-    return again && settle(again, await ask(ctx, gateway, gate, "charge", () => gateway.charge(chargeRequest(again))));
+    return again && settle(again, await ask(ctx, gateway, gate, "charge", () => around("gateway.chargeAgain", () => gateway.charge(chargeRequest(again)))));
   }
-  return settle(mine, await ask(ctx, gateway, gate, "cancel", () => gateway.cancel(mine.reference)));
+  return settle(mine, await cancel());
 }
 
 async function resolveOpen(ctx: Context): Promise<number> {
@@ -138,12 +140,8 @@ async function recordCaptured(ctx: Context): Promise<number> {
     .limit(BATCH_MAX);
   if (rows.length === 0) return 0;
   const captured = rows.map((r) => r.payment);
-  const recorded = await ctx.db.transaction((tx) =>
-    recordOrders(
-      tx,
-      captured.map((p) => p.reference),
-    ),
-  );
+  const references = captured.map((p) => p.reference);
+  const recorded = await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, references)));
   ctx.work.emit("outbox");
   await followPayments(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
   return recorded;
@@ -176,12 +174,9 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
     const p =
       payments.get(reference) ??
       // Pinned without a row. The tombstone comes first, so that a row written late cannot be charged for.
-      (await writeTombstone(ctx.db, {
-        reference,
-        saleId: sale.id,
-        reservationId: ctx.ids.reservationId(sale.no, customerId, key),
-        reservationKey: key,
-        customerId,
+      (await around("reconcile.tombstone", () => {
+        const reservationId = ctx.ids.reservationId(sale.no, customerId, key);
+        return writeTombstone(ctx.db, { reference, saleId: sale.id, reservationId, reservationKey: key, customerId });
       }));
     if (p.state === "captured" || p.state === "declined" || p.state === "cancelled") toFollow.push(p);
   }
@@ -215,7 +210,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
     const references = rows.filter((r) => r.gateway === name).map((r) => r.reference);
     const { places } = await ctx.scripts.gateView(name, references);
     const missing = references.filter((_, i) => places[i] === 0);
-    if (missing.length > 0) await ctx.scripts.lineJoin(name, missing);
+    if (missing.length > 0) await around("reconcile.line", () => ctx.scripts.lineJoin(name, missing));
     requeued += missing.length;
   }
   if (requeued > 0) ctx.work.emit("line");
@@ -234,7 +229,7 @@ async function refund(ctx: Context): Promise<number> {
   for (const { payment: p, order } of due) {
     const gateway = ctx.gateways.get(p.gateway);
     if (!gateway) continue;
-    const answer = await ask(ctx, gateway, ctx.gates.get(p.gateway), "refund", () => gateway.refund(p.reference, p.amount));
+    const answer = await ask(ctx, gateway, ctx.gates.get(p.gateway), "refund", () => around("gateway.refund", () => gateway.refund(p.reference, p.amount)));
     if (answer?.outcome !== "refunded") {
       await ctx.db
         .update(payments)
@@ -242,25 +237,27 @@ async function refund(ctx: Context): Promise<number> {
         .where(eq(payments.reference, p.reference));
       continue;
     }
-    await ctx.db.transaction(async (tx) => {
-      const restock = order?.restock === true;
-      const [changed] = await tx
-        .update(payments)
-        .set({ state: "refunded", endedAt: sql`now()`, checkAt: null, ...(restock && { claimed: false }) })
-        .where(and(eq(payments.reference, p.reference), eq(payments.state, "refunding")))
-        .returning();
-      if (!changed || !order) return;
-      await tx.update(orders).set({ status: "refunded", refundedAt: sql`now()` }).where(eq(orders.id, order.id));
-      if (restock) await unclaimUnits(tx, p.saleId, p.lines);
-      // The customer's paid units end with the refund, whether or not the goods go back on sale.
-      const move = { saleId: p.saleId, reason: `refund of ${order.id}`, orderId: order.id, customerId: p.customerId, state: "granted" as const };
-      for (const l of p.lines) {
-        await tx
-          .insert(stockMoves)
-          .values({ ...move, id: `rf_${p.reference}_${l.sku}`, sku: l.sku, delta: restock ? l.quantity : 0, customerUnits: l.quantity })
-          .onConflictDoNothing();
-      }
-    });
+    await around("refund.done", () =>
+      ctx.db.transaction(async (tx) => {
+        const restock = order?.restock === true;
+        const [changed] = await tx
+          .update(payments)
+          .set({ state: "refunded", endedAt: sql`now()`, checkAt: null, ...(restock && { claimed: false }) })
+          .where(and(eq(payments.reference, p.reference), eq(payments.state, "refunding")))
+          .returning();
+        if (!changed || !order) return;
+        await tx.update(orders).set({ status: "refunded", refundedAt: sql`now()` }).where(eq(orders.id, order.id));
+        if (restock) await unclaimUnits(tx, p.saleId, p.lines);
+        // The customer's paid units end with the refund, whether or not the goods go back on sale.
+        const move = { saleId: p.saleId, reason: `refund of ${order.id}`, orderId: order.id, customerId: p.customerId, state: "granted" as const };
+        for (const l of p.lines) {
+          await tx
+            .insert(stockMoves)
+            .values({ ...move, id: `rf_${p.reference}_${l.sku}`, sku: l.sku, delta: restock ? l.quantity : 0, customerUnits: l.quantity })
+            .onConflictDoNothing();
+        }
+      }),
+    );
     refunds++;
   }
   return refunds;

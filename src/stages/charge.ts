@@ -4,6 +4,7 @@
  */
 import { and, eq, inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Gate, Permit } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
 import { CHANGES_CHANNEL } from "../keys.ts";
@@ -53,7 +54,7 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
   }
   // Rule E, first check. Not sent: reconcile puts the payment back in line.
   if (!permit.covers()) return gate.settle(permit, null, null);
-  const claim = await claimForSending(ctx.db, payment.reference, sale.epoch, ctx.config.gatewayLeaseMs);
+  const claim = await around("charge.claim", () => claimForSending(ctx.db, payment.reference, sale.epoch, ctx.config.gatewayLeaseMs));
   switch (claim.outcome) {
     case "NO_UNITS":
       ctx.log.error({ reference: payment.reference }, "no unit to claim: the hold is released and nobody was charged");
@@ -68,10 +69,10 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
       // Rule E, second check: claimed but not sent; reconcile closes the door and gives the hold back.
       if (!permit.covers()) return gate.settle(permit, null, null);
   }
-  const { answer, callMs } = await askGateway(ctx, gateway, "charge", () => gateway.charge(chargeRequest(claim.payment)));
+  const { answer, callMs } = await askGateway(ctx, gateway, "charge", () => around("gateway.charge", () => gateway.charge(chargeRequest(claim.payment))));
   ctx.metrics.outcomes.inc({ stage: "charge", outcome: answer.outcome });
   // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
-  const stored = await settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs);
+  const stored = await around("charge.outcome", () => settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs));
   await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
   if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
@@ -102,7 +103,7 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
 
 /** One batch of a line that needs no permits. Answers how many were taken from the line. */
 export async function chargeBatch(ctx: Context, gateway: Gateway): Promise<number> {
-  const references = await ctx.scripts.lineTake(gateway.name, COD_BATCH_MAX);
+  const references = await around("cod.line", () => ctx.scripts.lineTake(gateway.name, COD_BATCH_MAX));
   if (references.length === 0) return 0;
   const queued = await ctx.db
     .select({ reference: payments.reference, saleId: payments.saleId })
@@ -121,7 +122,7 @@ export async function chargeBatch(ctx: Context, gateway: Gateway): Promise<numbe
 async function claimOfSale(ctx: Context, saleId: string, references: string[]): Promise<void> {
   const sale = await ctx.sales.get(saleId);
   if (!sale) return;
-  const done = await claimAtOnce(ctx.db, saleId, references, sale.epoch);
+  const done = await around("cod.claim", () => claimAtOnce(ctx.db, saleId, references, sale.epoch));
   if (done === "OLD_EPOCH") {
     await ctx.sales.refresh(saleId);
   } else if (done === "NO_UNITS") {

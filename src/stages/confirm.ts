@@ -3,6 +3,7 @@
  * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import { endedUnpaid, NO_UNITS, type PaymentOutcome } from "../payments.ts";
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
@@ -15,7 +16,7 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
     const captured = ofSale.filter((p) => p.state === "captured");
     if (captured.length > 0) {
       const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
-      const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests));
+      const { results } = await around("confirm.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)));
       results.forEach((r, i) => {
         ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
         // The order does not depend on the hold: reconcile records it from the payment's snapshot.
@@ -30,7 +31,7 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
         graceMs: ctx.config.retryGraceMs,
         to: p.declineCode === NO_UNITS ? ("released" as const) : ("held" as const),
       }));
-      const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests));
+      const { results } = await around("decline.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests)));
       for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
     }
   }

@@ -1,5 +1,6 @@
 /** release and expire: holds given back by the shopper or by the clock (lua/release.lua, lua/expire.lua). */
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Sale } from "../sales.ts";
 
 const BATCH_MAX = 100;
@@ -9,7 +10,7 @@ const ROUNDS_MAX = 50;
 export async function expireOnce(ctx: Context, sale: Sale): Promise<number> {
   let total = 0;
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.expire(s, BATCH_MAX));
+    const { results } = await around("expire.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.expire(s, BATCH_MAX)));
     const n = results[0] ?? 0;
     total += n;
     if (n < BATCH_MAX) break;

@@ -6,6 +6,7 @@
 import { hash } from "node:crypto";
 import { coalesce, Overloaded } from "../coalesce.ts";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import { makeReference } from "../ids.ts";
 import { findPayment, insertPayments, type NewPayment, type Payment } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
@@ -65,7 +66,7 @@ export function payStage(ctx: Context) {
     if (!run) {
       run = coalesce(
         async (batch: Pin[]) => {
-          const answer = await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, batch));
+          const answer = await around("pay.pin", () => ctx.sales.call(sale, (s) => ctx.scripts.pay(s, batch)));
           return answer.results.map((result) => ({ result, clock: answer }));
         },
         { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
@@ -78,14 +79,14 @@ export function payStage(ctx: Context) {
   /** The place in the line, 0 when that is not known; null when the row was not written. */
   const insert = coalesce<NewPayment, number | null>(
     async (rows) => {
-      const inserted = await insertPayments(ctx.db, rows).catch((error) => {
+      const inserted = await around("pay.row", () => insertPayments(ctx.db, rows)).catch((error) => {
         throw new Unavailable("Postgres does not answer", 1000, { cause: error });
       });
       const places = new Map<string, number>();
       for (const [gateway, queued] of byGateway(rows.filter((r) => inserted.has(r.reference)))) {
         const references = queued.map((r) => r.reference);
         // A lost place in the line is found by reconcile; the payment itself is safe.
-        const joined = await ctx.scripts.lineJoin(gateway, references).catch((error) => {
+        const joined = await around("pay.line", () => ctx.scripts.lineJoin(gateway, references)).catch((error) => {
           ctx.log.warn({ err: error }, "line not joined; reconcile will");
           return [];
         });

@@ -4,6 +4,7 @@
  */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Tx } from "../db.ts";
 import type { Ids } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
@@ -107,7 +108,7 @@ export function persistStage(ctx: Context, consumer: string) {
   const reclaims = new Map<string, { at: number; from: string }>();
 
   async function write(sale: Sale, entries: JournalEntry[]): Promise<void> {
-    const recorded = await ctx.db.transaction((tx) => applyJournal(tx, ctx.ids, sale, entries));
+    const recorded = await around("persist.write", () => ctx.db.transaction((tx) => applyJournal(tx, ctx.ids, sale, entries)));
     ctx.metrics.persisted.inc(entries.length);
     if (recorded > 0) {
       ctx.metrics.orders.inc(recorded);
@@ -116,8 +117,8 @@ export function persistStage(ctx: Context, consumer: string) {
   }
 
   async function forget(journal: string, ids: string[]): Promise<void> {
-    await ctx.redis.client.xack(journal, GROUP, ...ids);
-    await ctx.redis.client.xdel(journal, ...ids);
+    await around("persist.ack", () => ctx.redis.client.xack(journal, GROUP, ...ids));
+    await around("persist.delete", () => ctx.redis.client.xdel(journal, ...ids));
   }
 
   /** An entry that Postgres will never take is kept for a person; the others flow. */
@@ -184,7 +185,7 @@ export function persistStage(ctx: Context, consumer: string) {
       [string, RawEntry[]]
     > | null;
     const raw = read?.[0]?.[1] ?? [];
-    return raw.length === 0 ? 0 : work(sale, raw);
+    return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));
   };
 }
 

@@ -1,6 +1,7 @@
 /** reserve: concurrent requests of this process become one Lua call per sale (lua/reserve.lua). */
 import { coalesce } from "../coalesce.ts";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Sale } from "../sales.ts";
 import type { ReserveResult, SaleClock } from "../scripts.ts";
 
@@ -28,7 +29,7 @@ export function reserveStage(ctx: Context) {
     if (!reserve) {
       reserve = coalesce<ReserveRequest, Reserved>(
         async (batch) => {
-          const answer = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, SWEEP_MAX, batch));
+          const answer = await around("reserve.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, SWEEP_MAX, batch)));
           return answer.results.map((result) => ({ result, clock: answer }));
         },
         { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },

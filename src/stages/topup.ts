@@ -6,6 +6,7 @@
 import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
+import { around } from "../crash.ts";
 import type { Sale } from "../sales.ts";
 import { epochs, items, stockMoves } from "../schema.ts";
 
@@ -22,27 +23,29 @@ export type Topup = { outcome: "DONE"; figures: TopupFigures; replayed: boolean 
 
 export async function topUp(ctx: Context, sale: Sale, r: { sku: string; delta: number; reason: string; idempotencyKey: string }): Promise<Topup> {
   const id = `mv_${nanoid()}`;
-  const { move, replayed } = await ctx.db.transaction(async (tx) => {
-    const row = {
-      id,
-      saleId: sale.id,
-      sku: r.sku,
-      delta: r.delta,
-      reason: r.reason,
-      idempotencyKey: r.idempotencyKey,
-      state: r.delta > 0 ? ("granted" as const) : ("pending" as const),
-    };
-    const [inserted] = await tx.insert(stockMoves).values(row).onConflictDoNothing().returning();
-    if (!inserted) {
-      const [before] = await tx
-        .select()
-        .from(stockMoves)
-        .where(and(eq(stockMoves.saleId, sale.id), eq(stockMoves.idempotencyKey, r.idempotencyKey)));
-      return { move: before as StockMove, replayed: true };
-    }
-    if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta);
-    return { move: inserted, replayed: false };
-  });
+  const { move, replayed } = await around("topup.row", () =>
+    ctx.db.transaction(async (tx) => {
+      const row = {
+        id,
+        saleId: sale.id,
+        sku: r.sku,
+        delta: r.delta,
+        reason: r.reason,
+        idempotencyKey: r.idempotencyKey,
+        state: r.delta > 0 ? ("granted" as const) : ("pending" as const),
+      };
+      const [inserted] = await tx.insert(stockMoves).values(row).onConflictDoNothing().returning();
+      if (!inserted) {
+        const [before] = await tx
+          .select()
+          .from(stockMoves)
+          .where(and(eq(stockMoves.saleId, sale.id), eq(stockMoves.idempotencyKey, r.idempotencyKey)));
+        return { move: before as StockMove, replayed: true };
+      }
+      if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta);
+      return { move: inserted, replayed: false };
+    }),
+  );
   if (move.sku !== r.sku || move.delta !== r.delta) return { outcome: "MISMATCH" };
   return { ...(await finishMove(ctx, sale, move)), replayed } as Topup;
 }
@@ -65,10 +68,12 @@ export async function finishMove(
   if (move.state === "refused") return { outcome: "BELOW_COMMITTED", free: Number(move.result?.free ?? 0) };
   // Rule L: the epoch in which Redis gives the units up must still stand when Postgres lowers `granted`.
   let epoch = 0;
-  const { results } = await ctx.sales.call(sale, (s) => {
-    epoch = s.epoch;
-    return ctx.scripts.topup(s, { id: move.id, sku: move.sku, delta: move.delta, customerId: move.customerId ?? "", units: move.customerUnits });
-  });
+  const { results } = await around("topup.redis", () =>
+    ctx.sales.call(sale, (s) => {
+      epoch = s.epoch;
+      return ctx.scripts.topup(s, { id: move.id, sku: move.sku, delta: move.delta, customerId: move.customerId ?? "", units: move.customerUnits });
+    }),
+  );
   const applied = results[0];
   if (!applied || applied.outcome === "UNKNOWN_SKU") throw new Error(`Redis does not know ${move.sku} of ${sale.id}`);
   if (applied.outcome === "BELOW") {
@@ -77,28 +82,30 @@ export async function finishMove(
       .set({ state: "refused", result: { free: applied.free } })
       .where(and(eq(stockMoves.id, move.id), eq(stockMoves.state, "pending")));
   } else {
-    await ctx.db.transaction(async (tx) => {
-      const [row] = await tx.select({ state: stockMoves.state }).from(stockMoves).where(eq(stockMoves.id, move.id)).for("update");
-      if (row?.state === "pending") {
-        const [stands] = await tx.select({ epoch: epochs.epoch }).from(epochs).where(eq(epochs.saleId, sale.id)).for("share");
-        if (stands?.epoch !== epoch) return; // Redis was replaced: the units are to be taken again
-        await grant(tx, sale.id, move.sku, move.delta);
-      }
-      const [item] = await tx
-        .select()
-        .from(items)
-        .where(and(eq(items.saleId, sale.id), eq(items.sku, move.sku)));
-      if (!item || (row?.state !== "pending" && row?.state !== "granted")) return;
-      const figures = {
-        sku: move.sku,
-        delta: move.delta,
-        granted: item.granted,
-        free: applied.free,
-        held: item.granted - applied.free - item.claimed,
-        claimed: item.claimed,
-      };
-      await tx.update(stockMoves).set({ state: "done", result: figures }).where(eq(stockMoves.id, move.id));
-    });
+    await around("topup.done", () =>
+      ctx.db.transaction(async (tx) => {
+        const [row] = await tx.select({ state: stockMoves.state }).from(stockMoves).where(eq(stockMoves.id, move.id)).for("update");
+        if (row?.state === "pending") {
+          const [stands] = await tx.select({ epoch: epochs.epoch }).from(epochs).where(eq(epochs.saleId, sale.id)).for("share");
+          if (stands?.epoch !== epoch) return; // Redis was replaced: the units are to be taken again
+          await grant(tx, sale.id, move.sku, move.delta);
+        }
+        const [item] = await tx
+          .select()
+          .from(items)
+          .where(and(eq(items.saleId, sale.id), eq(items.sku, move.sku)));
+        if (!item || (row?.state !== "pending" && row?.state !== "granted")) return;
+        const figures = {
+          sku: move.sku,
+          delta: move.delta,
+          granted: item.granted,
+          free: applied.free,
+          held: item.granted - applied.free - item.claimed,
+          claimed: item.claimed,
+        };
+        await tx.update(stockMoves).set({ state: "done", result: figures }).where(eq(stockMoves.id, move.id));
+      }),
+    );
     ctx.metrics.outcomes.inc({ stage: "top-up", outcome: applied.outcome });
   }
   const [now] = await ctx.db.select().from(stockMoves).where(eq(stockMoves.id, move.id));

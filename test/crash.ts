@@ -1,0 +1,234 @@
+/** Crash points: a real process that kills itself at a label, shoppers and an operator who repeat what got no answer, and the books. */
+import { spawn } from "node:child_process";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { PHASES } from "../src/crash.ts";
+import { makeReference } from "../src/ids.ts";
+import { claimAtOnce, insertPayments } from "../src/payments.ts";
+import { faultsOf } from "./books.ts";
+import { CONTACT, makeWorld, operator, pause, type Reply, type Running, saleBodyOf, shopper, until, type World } from "./support.ts";
+
+const PROGRAM = fileURLToPath(new URL("../src/fukubukuro.mjs", import.meta.url));
+const SOURCE = fileURLToPath(new URL("../src", import.meta.url));
+
+/** Every label in the source. A new call that leaves the process brings its label along. */
+export function labels(): string[] {
+  const files = (readdirSync(SOURCE, { recursive: true }) as string[]).filter((f) => f.endsWith(".ts") && statSync(join(SOURCE, f)).isFile());
+  const found = files.flatMap((f) => [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.]+)"/g)].map((m) => m[1] as string));
+  return [...new Set(found)].sort();
+}
+export const points = (): string[] => labels().flatMap((label) => PHASES.map((phase) => `${label}:${phase}`));
+
+/** Short times, so that leases, deadlines and look-ups of a run pass within seconds. */
+const QUICK = {
+  ...{ GATEWAY_TIMEOUT_MS: "400", GATEWAY_OVERRUN_MS: "100", GATEWAY_LEASE_MS: "700", RETRY_GRACE_MS: "800", ACTION_DEADLINE_MS: "500" },
+  ...{ MAIL_RATE_PER_S: "1000", CUSTOMER_RATE_PER_S: "100000" },
+};
+const HOLD_MS = 1_500;
+const HIT_MS_MAX = 25_000;
+const HEAL_MS_MAX = 40_000;
+
+export interface Lane {
+  world: World;
+  /** Serves HTTP for setting the scene; has no loops of its own. */
+  helper: Running;
+  close(): Promise<void>;
+}
+
+export async function openLane(): Promise<Lane> {
+  const world = await makeWorld();
+  const helper = await world.start({ ...QUICK, ROLE: "api" });
+  return { world, helper, close: () => world.close() };
+}
+
+interface Victim {
+  url: string;
+  ended: Promise<{ signal: string | null; code: number | null }>;
+  output(): string;
+  kill(signal?: NodeJS.Signals): void;
+  pid: number;
+}
+
+/** A real service process over the world's servers; resolves when it listens, or has ended already. */
+export async function startProcess(world: World, env: Record<string, string>): Promise<Victim> {
+  const child = spawn(process.execPath, [PROGRAM, "serve"], {
+    env: { ...process.env, ...world.env({ ...QUICK, PORT: "0", LOG_LEVEL: "info", ...env }) },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let out = "";
+  child.stdout.on("data", (d) => (out += d));
+  child.stderr.on("data", (d) => (out += d));
+  let over = false;
+  const ended = new Promise<{ signal: string | null; code: number | null }>((resolve) =>
+    child.once("exit", (code, signal) => {
+      over = true;
+      resolve({ code, signal });
+    }),
+  );
+  const at = () => /"at":"(http:[^"]+)"/.exec(out)?.[1];
+  await until("the process to listen", () => over || at(), 30_000);
+  return { url: at() ?? "http://127.0.0.1:1", ended, output: () => out, kill: (signal = "SIGKILL") => void child.kill(signal), pid: child.pid as number };
+}
+
+/** Asks again with the same key until there is an answer that says something: a lost one, a 503 or a process that is gone says nothing. */
+async function insist<T>(url: () => string, ask: (url: string) => Promise<Reply<T>>): Promise<Reply<T>> {
+  return until(
+    "an answer",
+    async () => {
+      const r = await ask(url()).catch(() => null);
+      return r && r.status < 500 && r.status !== 202 && r;
+    },
+    HEAL_MS_MAX,
+  );
+}
+
+export interface Story {
+  saleId: string;
+  told: { confirmed: Set<string>; granted: number };
+  faults(): Promise<string[]>;
+}
+
+/** What a run needs to be finished of before it: a pin without a row, a payment outside the line, a capture without an order. */
+async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
+  const { ctx } = lane.helper.service;
+  const sale = await ctx.sales.get(saleId);
+  if (!sale) throw new Error("no sale");
+  const half = async (customerId: string) => {
+    const { id } = (await shopper(lane.helper.url, customerId).reserve(saleId, "half")).body;
+    const key = ctx.ids.parse(id, customerId)?.key as string;
+    const reference = makeReference(Date.now());
+    await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [{ key, customerId, reference, referenceBefore: "" }]));
+    const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
+    return {
+      reference,
+      saleId,
+      reservationId: id,
+      reservationKey: key,
+      customerId,
+      amount: 1000,
+      currency: "JPY",
+      lines,
+      contact: CONTACT,
+      language: "en",
+      state: "queued" as const,
+    };
+  };
+  await half("pinned");
+  await insertPayments(ctx.db, [{ ...(await half("outside")), gateway: "sandbox", token: "tok_ok", tokenDigest: "" }]);
+  const captured = { ...(await half("captured")), gateway: "cod", tokenDigest: "" };
+  await insertPayments(ctx.db, [captured]);
+  await claimAtOnce(ctx.db, saleId, [captured.reference], sale.epoch);
+}
+
+/** A small sale in which everything happens once. `url` is asked anew for each request, since processes come and go. */
+function play(lane: Lane, saleId: string, url: () => string, told: Story["told"], flush: boolean): Promise<unknown>[] {
+  const buy = async (customerId: string, ...tokens: Array<Record<string, string>>) => {
+    const held = await insist(url, (u) => shopper(u, customerId).reserve(saleId, "k"));
+    for (const payment of tokens) {
+      const paid = await insist(url, (u) => shopper(u, customerId).confirm(held.body.id, payment, { waitS: 2 }));
+      if (paid.body.status === "confirmed") told.confirmed.add(paid.body.orderId as string);
+    }
+    return held.body.id;
+  };
+  const operators = async () => {
+    const op = () => operator(url());
+    await insist(url, () => op().topUp(saleId, 5, "once"));
+    told.granted += 5;
+    const extra = saleBodyOf({ id: `${saleId}-x` });
+    await insist(url, () => op().create(extra));
+    await insist(url, () => op().patch(extra.id, { reserving: "off" }));
+    const { orders } = await until(
+      "an order to refund",
+      async () => {
+        const r = await op()
+          .get<{ orders: Array<{ id: string; customerId: string; status: string }> }>(`/orders?saleId=${saleId}`)
+          .catch(() => null);
+        return r?.status === 200 && r.body.orders?.some((o) => o.customerId === "card") && r.body;
+      },
+      HEAL_MS_MAX,
+    );
+    const id = orders.find((o) => o.customerId === "card")?.id as string;
+    await insist(url, () =>
+      op()
+        .refund(id, true)
+        .then((r) => ({ ...r, status: r.status === 202 ? 200 : r.status })),
+    );
+    if (flush) await lane.helper.service.ctx.redis.client.flushall();
+  };
+  const release = async () => {
+    const held = await insist(url, (u) => shopper(u, "gives").reserve(saleId, "k"));
+    await insist(url, (u) => shopper(u, "gives").release(held.body.id));
+  };
+  return [
+    buy("cash", { gateway: "cod" }),
+    buy("card", { token: "tok_ok" }),
+    buy("twice", { token: "tok_declined" }, { token: "tok_ok" }),
+    buy("silent", { token: "tok_timeout_after_charge" }),
+    buy("error", { token: "tok_error_then_ok" }),
+    shopperOf3ds(url, saleId),
+    insist(url, (u) => shopper(u, "leaves").reserve(saleId, "k")),
+    release(),
+    operators(),
+  ];
+}
+
+/** Goes to the bank's page and never comes back: the door is closed and the bag comes back. */
+async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
+  const held = await insist(url, (u) => shopper(u, "bank").reserve(saleId, "k"));
+  await until(
+    "the bank's page, or too late for it",
+    async () => {
+      const r = await shopper(url(), "bank")
+        .confirm(held.body.id, { token: "tok_3ds" }, { waitS: 1 })
+        .catch(() => null);
+      return r && (r.body.payment?.status === "action_required" || r.status === 410 || r.status === 402);
+    },
+    HEAL_MS_MAX,
+  );
+}
+
+/**
+ * Plays the sale against a process that kills itself at `crashes[0]`, then against one that does at `crashes[1]`, and at last against one that
+ * lives; waits until nothing is under way, and answers what is wrong. Throws when a label is not hit: a run without its fault is void.
+ */
+export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]> {
+  const { world } = lane;
+  const sale = saleBodyOf({ holdMs: HOLD_MS, maxUnitsPerCustomer: 3, items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 15 }] });
+  await operator(lane.helper.url).create(sale);
+  const flush = crashes.some((c) => c.startsWith("rebuild."));
+  const told: Story["told"] = { confirmed: new Set(), granted: 15 };
+  if (!flush) await leaveHalves(lane, sale.id);
+  let now = "";
+  let playing: Promise<unknown>[] = [];
+  for (const crash of crashes) {
+    const victim = await startProcess(world, { FUKUBUKURO_CRASH: crash });
+    now = victim.url;
+    if (playing.length === 0) playing = play(lane, sale.id, () => now, told, flush);
+    for (const p of playing) p.catch(() => {});
+    const end = await Promise.race([victim.ended, pause(HIT_MS_MAX).then(() => null)]);
+    if (end?.signal !== "SIGKILL") {
+      victim.kill();
+      throw new Error(`${crash} was not hit (${JSON.stringify(end)}): the run is void\n${victim.output().slice(-2000)}`);
+    }
+  }
+  const healer = await world.start({ ...QUICK });
+  now = healer.url;
+  try {
+    await Promise.all(playing);
+    const places = { databaseUrl: world.databaseUrl, redisUrl: world.redis.url, gatewayUrl: world.gateway.url, mailsFolder: world.mailbox.folder };
+    let faults: string[] = [];
+    await until(
+      "the books to balance",
+      async () => {
+        faults = await faultsOf(places, sale.id, told);
+        return faults.length === 0;
+      },
+      HEAL_MS_MAX,
+    ).catch(() => {});
+    if (told.confirmed.size < 4) faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
+    return faults;
+  } finally {
+    await healer.close();
+  }
+}
