@@ -11,8 +11,9 @@ beforeAll(async () => {
 afterAll(() => Promise.all(lanes.map((l) => l.close())));
 
 it("killed around any call that leaves the process, the sale ends with every charge an order, every order a mail, and no unit lost", async () => {
-  const queue = labels().map((label, i) => `${label}:${PHASES[i % PHASES.length]}`);
-  expect(queue.length).toBeGreaterThan(35);
+  // CRASH=label:phase,label:phase runs these alone.
+  const queue = process.env.CRASH?.split(",") ?? labels().map((label, i) => `${label}:${PHASES[i % PHASES.length]}`);
+  expect(queue.length).toBeGreaterThan(process.env.CRASH ? 0 : 35);
   const failed: string[] = [];
   await Promise.all(
     lanes.map(async (lane) => {

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { sql } from "drizzle-orm";
 import { PHASES } from "../src/crash.ts";
 import { makeReference } from "../src/ids.ts";
 import { claimAtOnce, insertPayments } from "../src/payments.ts";
@@ -119,6 +120,8 @@ async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   const captured = { ...(await half("captured")), gateway: "cod", tokenDigest: "" };
   await insertPayments(ctx.db, [captured]);
   await claimAtOnce(ctx.db, saleId, [captured.reference], sale.epoch);
+  // Long enough ago that whoever captured it is not at work any more.
+  await ctx.db.execute(sql`update payments set captured_at = now() - interval '10 seconds' where reference = ${captured.reference}`);
 }
 
 /** A small sale in which everything happens once. `url` is asked anew for each request, since processes come and go. */
@@ -222,6 +225,7 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
       "the books to balance",
       async () => {
         faults = await faultsOf(places, sale.id, told);
+        if (faults.length > 0) await pause(200);
         return faults.length === 0;
       },
       HEAL_MS_MAX,

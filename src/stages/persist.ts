@@ -116,9 +116,16 @@ export function persistStage(ctx: Context, consumer: string) {
     }
   }
 
+  /** Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again. */
   async function forget(journal: string, ids: string[]): Promise<void> {
-    await around("persist.ack", () => ctx.redis.client.xack(journal, GROUP, ...ids));
-    await around("persist.delete", () => ctx.redis.client.xdel(journal, ...ids));
+    const replies = await around("persist.forget", () =>
+      ctx.redis.client
+        .multi()
+        .xack(journal, GROUP, ...ids)
+        .xdel(journal, ...ids)
+        .exec(),
+    );
+    for (const [error] of replies ?? []) if (error) throw error;
   }
 
   /** An entry that Postgres will never take is kept for a person; the others flow. */
