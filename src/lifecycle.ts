@@ -20,7 +20,8 @@ export type PaymentState = (typeof PAYMENT_STATES)[number];
 
 /**
  * `queued -> captured` is cash on delivery, where the claim is the whole of the payment. `queued -> cancelled` is a payment
- * nobody sent: it waited too long, or there was no unit to claim. Unknown ends only by what the gateway says (rule A).
+ * nobody sent: it waited too long, or there was no unit to claim. Unknown ends only by what the gateway says (rule A). A capture that is
+ * found after its payment had ended is refunded, or honoured while its hold lives: the ladder in recover/reconcile.ts.
  */
 export const PAYMENT_TRANSITIONS: Record<PaymentState, readonly PaymentState[]> = {
   queued: ["sending", "captured", "cancelled"],

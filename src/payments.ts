@@ -147,6 +147,34 @@ export async function claimAtOnce(db: Db, saleId: string, references: string[], 
   }
 }
 
+/**
+ * Ended unpaid -> captured: money that came late, while the units can still be claimed and no other attempt of the reservation is live. Null
+ * when they cannot: then it is to be refunded. The one step that the lifecycle's table leaves out, since only reconcile takes it.
+ */
+export async function claimLate(db: Db, reference: string, chargeId: string, saleId: string, epoch: number): Promise<PaymentOutcome | null> {
+  try {
+    return await db.transaction(async (tx) => {
+      if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
+      const [row] = await tx
+        .update(payments)
+        .set({
+          ...{ state: "captured", claimed: true, chargeId, declineCode: null, endedAt: null, attention: "captured late, and honoured" },
+          ...{ capturedAt: sql`now()`, checkAt: null, fence: sql`${payments.fence} + 1` },
+        })
+        .where(and(eq(payments.reference, reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID])))
+        .returning();
+      if (row) await claimUnits(tx, saleId, row.lines);
+      return row ?? null;
+    });
+  } catch (error) {
+    if (error instanceof NotEnough || isOtherLive(error)) return null;
+    throw error; // an old epoch too: it is tried again
+  }
+}
+
+/** Rule H: the unique index over a reservation's live payments refused. */
+const isOtherLive = (error: unknown) => (error as { cause?: { code?: string } }).cause?.code === "23505";
+
 /** queued -> cancelled: never sent. Answers the row if it was this call that ended it, or had been ended so before. */
 export async function cancelQueued(db: Db, references: string[], why: string): Promise<Payment[]> {
   if (references.length === 0) return [];

@@ -90,31 +90,26 @@ export interface Story {
   faults(): Promise<string[]>;
 }
 
-/** What a run needs to be finished of before it: a pin without a row, a payment outside the line, a capture without an order. */
+/** A hold that is pinned for a payment whose row is not written. */
+async function halfPaid(lane: Lane, saleId: string, customerId: string) {
+  const { ctx } = lane.helper.service;
+  const sale = await ctx.sales.get(saleId);
+  if (!sale) throw new Error("no sale");
+  const { id } = (await shopper(lane.helper.url, customerId).reserve(saleId, "half")).body;
+  const key = ctx.ids.parse(id, customerId)?.key as string;
+  const reference = makeReference(Date.now());
+  await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [{ key, customerId, reference, referenceBefore: "" }]));
+  const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
+  const common = { saleId, reservationId: id, reservationKey: key, customerId, amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en" };
+  return { ...common, reference, state: "queued" as const };
+}
+
+/** What a process before this one left half done: a pin without a row, a payment outside the line, a capture without an order. */
 async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   const { ctx } = lane.helper.service;
   const sale = await ctx.sales.get(saleId);
   if (!sale) throw new Error("no sale");
-  const half = async (customerId: string) => {
-    const { id } = (await shopper(lane.helper.url, customerId).reserve(saleId, "half")).body;
-    const key = ctx.ids.parse(id, customerId)?.key as string;
-    const reference = makeReference(Date.now());
-    await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [{ key, customerId, reference, referenceBefore: "" }]));
-    const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
-    return {
-      reference,
-      saleId,
-      reservationId: id,
-      reservationKey: key,
-      customerId,
-      amount: 1000,
-      currency: "JPY",
-      lines,
-      contact: CONTACT,
-      language: "en",
-      state: "queued" as const,
-    };
-  };
+  const half = (customerId: string) => halfPaid(lane, saleId, customerId);
   await half("pinned");
   await insertPayments(ctx.db, [{ ...(await half("outside")), gateway: "sandbox", token: "tok_ok", tokenDigest: "" }]);
   const captured = { ...(await half("captured")), gateway: "cod", tokenDigest: "" };
@@ -122,6 +117,28 @@ async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   await claimAtOnce(ctx.db, saleId, [captured.reference], sale.epoch);
   // Long enough ago that whoever captured it is not at work any more.
   await ctx.db.execute(sql`update payments set captured_at = now() - interval '10 seconds' where reference = ${captured.reference}`);
+}
+
+/** A payment that ended unpaid by our books, and a gateway that captured it: once while the hold lives, once after it is gone. */
+async function leaveLateMoney(lane: Lane, saleId: string): Promise<void> {
+  const { ctx } = lane.helper.service;
+  const sale = await ctx.sales.get(saleId);
+  if (!sale) throw new Error("no sale");
+  for (const customerId of ["late-held", "late-gone"]) {
+    const { reference, ...rest } = await halfPaid(lane, saleId, customerId);
+    const ended = { gateway: "sandbox", tokenDigest: "", state: "cancelled" as const, declineCode: "test", endedAt: new Date() };
+    await insertPayments(ctx.db, [{ reference, ...rest, ...ended }]);
+    const { reservationId, amount, currency, reservationKey } = rest;
+    if (customerId === "late-gone") await ctx.sales.call(sale, (s) => ctx.scripts.decline(s, [{ key: reservationKey, reference, graceMs: 0, to: "released" }]));
+    await until("the gateway to take it", async () => {
+      const r = await fetch(`${lane.world.gateway.url}/charges`, {
+        method: "POST",
+        headers: { "content-type": "application/json", "idempotency-key": reference },
+        body: JSON.stringify({ reference, reservationId, amount, currency, token: "tok_ok" }),
+      });
+      return r.status === 201;
+    });
+  }
 }
 
 /** A small sale in which everything happens once. `url` is asked anew for each request, since processes come and go. */
@@ -201,7 +218,10 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
   await operator(lane.helper.url).create(sale);
   const flush = crashes.some((c) => c.startsWith("rebuild."));
   const told: Story["told"] = { confirmed: new Set(), granted: 15 };
-  if (!flush) await leaveHalves(lane, sale.id);
+  if (!flush) {
+    await leaveHalves(lane, sale.id);
+    await leaveLateMoney(lane, sale.id);
+  }
   let now = "";
   let playing: Promise<unknown>[] = [];
   for (const crash of crashes) {

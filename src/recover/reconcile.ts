@@ -6,11 +6,11 @@ import { and, asc, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Gate } from "../gate.ts";
-import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
+import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
 import { saleNoOfReservation } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
-import { PAYMENT_OPEN } from "../lifecycle.ts";
-import { cancelQueued, findPayments, type Payment, settlePayment, takeOver, unclaimUnits, writeTombstone } from "../payments.ts";
+import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../lifecycle.ts";
+import { cancelQueued, claimLate, endedUnpaid, findPayments, type Payment, settlePayment, takeOver, unclaimUnits, writeTombstone } from "../payments.ts";
 import type { Sale } from "../sales.ts";
 import { gates, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
@@ -284,30 +284,46 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
 }
 
 /**
- * Walks the gateway's own list for charges that no live payment explains: a late capture of a reference we had ended is
- * refunded; one we never made is listed for a person.
+ * The ladder for late money: a capture of a payment that had ended unpaid. While its hold lives it is honoured: pinned again, claimed
+ * again, confirmed. Else, and when the units are gone, the reservation is paid by another attempt or the sum differs, it is refunded: whoever
+ * was told "expired" must not find an order.
  */
+async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
+  const sale = await ctx.sales.get(p.saleId);
+  if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
+    const pin = { key: p.reservationKey, customerId: p.customerId, reference: p.reference, referenceBefore: p.reference };
+    const { results } = await around("late.pin", () => ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [pin])));
+    const honoured = results[0]?.outcome === "PAYING" && (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, sale.epoch)));
+    if (honoured) {
+      ctx.log.warn({ reference: p.reference }, "captured after its payment had ended, while its hold still lived: honoured");
+      return followPayments(ctx, [honoured]);
+    }
+  }
+  ctx.log.error({ reference: p.reference }, "captured after its payment had ended: it is refunded");
+  const refund = { state: "refunding" as const, chargeId: c.id, gateway: gateway.name, amount: c.amount, currency: c.currency, late: true };
+  await around("late.refund", async () =>
+    ctx.db
+      .update(payments)
+      .set({ ...refund, checkAt: sql`now()`, attention: "captured late" })
+      .where(and(eq(payments.reference, p.reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID]))),
+  );
+}
+
+/** Walks the gateway's own list for charges that no live payment explains; one whose reference we never made is listed for a person. */
 async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
   const [row] = await ctx.db.select().from(gates).where(eq(gates.gateway, gateway.name));
   const page = await gateway.list(row?.listCursor ?? null, LIST_PAGE);
   let stray = 0;
   const captured = page.charges.filter((c) => c.status === "captured");
-  const ours = new Map(
-    (
-      await ctx.db
-        .select()
-        .from(payments)
-        .where(inArray(payments.reference, captured.map((c) => c.reference).concat("")))
-    ).map((p) => [p.reference, p]),
+  const found = await findPayments(
+    ctx.db,
+    captured.map((c) => c.reference),
   );
+  const ours = new Map(found.map((p) => [p.reference, p]));
   for (const c of captured) {
     const p = ours.get(c.reference);
-    if (p?.state === "declined" || p?.state === "cancelled") {
-      ctx.log.error({ reference: c.reference }, "captured after its payment had ended: it is refunded");
-      await ctx.db
-        .update(payments)
-        .set({ state: "refunding", chargeId: c.id, amount: c.amount, late: true, checkAt: sql`now()`, attention: "captured late" })
-        .where(and(eq(payments.reference, c.reference), inArray(payments.state, ["declined", "cancelled"])));
+    if (p && endedUnpaid(p)) {
+      await lateMoney(ctx, gateway, p, c);
       stray++;
     } else if (!p && saleNoOfReservation(c.reservationId) !== null) {
       await ctx.db

@@ -27,11 +27,15 @@ export interface JournalEntry {
 
 type RawEntry = [id: string, fields: string[] | null];
 
+/** Written by a newer version, which runs beside this one while it is rolled out: it is left for a process that knows it. */
+class NewerEntry extends Error {}
+
 /** Throws when an entry cannot be read: it is not ours to guess. */
 export function parseEntry([id, fields]: RawEntry): JournalEntry {
   const f: Record<string, string> = {};
   for (let i = 0; fields && i < fields.length; i += 2) f[fields[i] as string] = fields[i + 1] as string;
-  if (f.v !== JOURNAL_VERSION) throw new Error(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
+  if (Number(f.v) > Number(JOURNAL_VERSION)) throw new NewerEntry(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
+  if (f.v !== JOURNAL_VERSION) throw new Error(`journal entry of version ${f.v} is not known`);
   const transitions = (f.b ?? "").split("\n").map((line) => {
     const m = /^([A-Za-z0-9_-]{22})\|([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.+)$/s.exec(line);
     if (!m) throw new Error("a journal line cannot be read");
@@ -148,6 +152,10 @@ export function persistStage(ctx: Context, consumer: string) {
       try {
         readable.push({ raw: r, entry: parseEntry(r) });
       } catch (error) {
+        if (error instanceof NewerEntry) {
+          ctx.log.warn({ saleId: sale.id, entry: r[0] }, error.message);
+          continue;
+        }
         await setAside(sale, r, error);
         done.push(r[0]);
       }

@@ -1,0 +1,246 @@
+/** Rules of the protocol that no other test takes hold of: each fails when its rule is taken out of the code. */
+import { eq } from "drizzle-orm";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Gateway } from "../src/gateways/port.ts";
+import { makeReference } from "../src/ids.ts";
+import { saleKeys } from "../src/keys.ts";
+import { claimForSending, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
+import { rebuildSale } from "../src/recover/rebuild.ts";
+import { reconcileOnce } from "../src/recover/reconcile.ts";
+import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
+import { charge } from "../src/stages/charge.ts";
+import { tokenDigest } from "../src/stages/pay.ts";
+import { persistStage } from "../src/stages/persist.ts";
+import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+
+/** A world whose loops do not run: each step is taken by hand. */
+let world: World;
+let api: Running;
+let op: ReturnType<typeof operator>;
+beforeAll(async () => {
+  world = await makeWorld();
+  api = await world.start({ ROLE: "api" });
+  op = operator(api.url);
+});
+afterAll(() => world.close());
+
+const ctx = () => api.service.ctx;
+const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
+const sandbox = () => ctx().gateways.get("sandbox") as Gateway;
+
+async function saleWith(stock: number) {
+  const saleId = (await op.create({ items: bags(stock) })).body.id;
+  return { saleId, sale: (await ctx().sales.get(saleId)) as NonNullable<Awaited<ReturnType<ReturnType<typeof ctx>["sales"]["get"]>>> };
+}
+
+/** A hold that is pinned, and its payment row in state queued, as pay leaves them. */
+async function queued(saleId: string, customerId: string, token = "tok_ok") {
+  const sale = (await ctx().sales.get(saleId)) as Awaited<ReturnType<typeof saleWith>>["sale"];
+  const s = shopper(api.url, customerId);
+  const { id } = (await s.reserve(saleId, "k")).body;
+  const key = ctx().ids.parse(id, customerId)?.key as string;
+  const reference = makeReference(Date.now());
+  await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
+  const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
+  const row = {
+    ...{ reference, saleId, reservationId: id, reservationKey: key, customerId, gateway: "sandbox", token, tokenDigest: tokenDigest("sandbox", token) },
+    ...{ amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en", state: "queued" as const },
+  };
+  await insertPayments(ctx().db, [row]);
+  return { s, id, key, reference, sale, row };
+}
+const permit = (reference: string, covers: () => boolean = () => true) => ({ token: `by-hand-${reference}`, reference, covers });
+const gate = () => ctx().gates.get("sandbox") as NonNullable<ReturnType<ReturnType<typeof ctx>["gates"]["get"]>>;
+const atGateway = (reference: string) => call(`${world.gateway.url}/charges/${reference}`);
+
+describe("rule B", () => {
+  it("who finds that another one decided goes on with what is stored, never with its own outcome", async () => {
+    const { saleId } = await saleWith(1);
+    const { s, id, reference } = await queued(saleId, "zombie");
+    // The gateway captures; while this worker is frozen another one finds that out and records it; then this one wakes with a wrong outcome.
+    const frozen: Gateway = {
+      ...sandbox(),
+      async charge(request) {
+        const answer = await sandbox().charge(request);
+        const asked = await findPayment(ctx().db, reference);
+        const taken = asked && (await takeOver(ctx().db, reference, asked.fence, 1000, false));
+        if (!taken) throw new Error("not taken over");
+        await settlePayment(ctx().db, taken, answer, 1000);
+        return { outcome: "declined", declineCode: "too late", chargeId: null };
+      },
+    };
+    await charge(ctx(), frozen, gate(), permit(reference));
+    expect((await findPayment(ctx().db, reference))?.state).toBe("captured");
+    expect((await s.read(id)).body.status).toBe("confirmed");
+  });
+});
+
+describe("rule E", () => {
+  it("a permit that does not cover the call any more claims nothing and sends nothing", async () => {
+    const { saleId } = await saleWith(1);
+    const { reference } = await queued(saleId, "late1");
+    await charge(
+      ctx(),
+      sandbox(),
+      gate(),
+      permit(reference, () => false),
+    );
+    expect((await findPayment(ctx().db, reference))?.state).toBe("queued");
+    expect((await atGateway(reference)).status).toBe(404);
+  });
+
+  it("a permit that ran out between the claim and the send sends nothing", async () => {
+    const { saleId } = await saleWith(1);
+    const { reference } = await queued(saleId, "late2");
+    const covers = [true, false];
+    await charge(
+      ctx(),
+      sandbox(),
+      gate(),
+      permit(reference, () => covers.shift() ?? false),
+    );
+    expect((await findPayment(ctx().db, reference))?.state).toBe("sending");
+    expect((await atGateway(reference)).status).toBe(404);
+  });
+});
+
+describe("rule H", () => {
+  it("a second payment is not begun while the first is captured", async () => {
+    const { saleId, sale } = await saleWith(2);
+    const { reference, row } = await queued(saleId, "again");
+    const claim = await claimForSending(ctx().db, reference, sale.epoch, 1000);
+    if (claim.outcome !== "CLAIMED") throw new Error(claim.outcome);
+    await settlePayment(ctx().db, claim.payment, { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" }, 1000);
+    expect((await insertPayments(ctx().db, [{ ...row, reference: makeReference(Date.now()) }])).size).toBe(0);
+  });
+});
+
+describe("rule K", () => {
+  it("a top-up that Postgres has and a rebuild has counted is not added to Redis a second time", async () => {
+    const { saleId, sale } = await saleWith(3);
+    // Killed between the two stores.
+    await ctx().db.insert(stockMoves).values({ id: "mv_half", saleId, sku: "bag", delta: 4, reason: "half", idempotencyKey: "half", state: "granted" });
+    await ctx().db.update(items).set({ granted: 7 }).where(eq(items.saleId, saleId));
+    await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
+    await rebuildSale(ctx(), saleId);
+    await reconcileOnce(ctx());
+    expect((await op.sale(saleId)).items[0]).toMatchObject({ granted: 7, free: 7 });
+    expect((await op.topUp(saleId, 4, "half")).body).toMatchObject({ replayed: true, granted: 7 });
+    expect(sale.epoch).toBeGreaterThan(1);
+    expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 7 }] });
+  });
+});
+
+describe("rule L", () => {
+  it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its figure once", async () => {
+    const { saleId, sale } = await saleWith(5);
+    await ctx().db.insert(stockMoves).values({ id: "mv_less", saleId, sku: "bag", delta: -2, reason: "half", idempotencyKey: "less", state: "pending" });
+    await ctx().sales.call(sale, (s) => ctx().scripts.topup(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }));
+    await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
+    await rebuildSale(ctx(), saleId);
+    await until("the boards of before to lapse", async () => (await shopper(api.url, "l").reserve(saleId, "k")).status === 201);
+    await reconcileOnce(ctx());
+    expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ granted: 3, free: 2, held: 1 }] });
+  });
+});
+
+describe("late money", () => {
+  /** A payment that ended unpaid by our books, and a gateway that captured it all the same. */
+  async function capturedLate(saleId: string, customerId: string) {
+    const p = await queued(saleId, customerId);
+    await ctx()
+      .db.update(payments)
+      .set({ state: "cancelled", declineCode: "test", endedAt: new Date(), token: null })
+      .where(eq(payments.reference, p.reference));
+    const { reference, reservationId, amount, currency } = p.row;
+    const charged = await call(`${world.gateway.url}/charges`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": reference },
+      body: JSON.stringify({ reference, reservationId, amount, currency, token: "tok_ok" }),
+    });
+    expect(charged.status).toBe(201);
+    return p;
+  }
+
+  it("is honoured when the units are still there: claimed again, confirmed, one order", async () => {
+    const { saleId } = await saleWith(1);
+    const p = await capturedLate(saleId, "honoured");
+    await reconcileOnce(ctx(), { walk: true });
+    expect((await findPayment(ctx().db, p.reference))?.state).toBe("captured");
+    expect((await p.s.read(p.id)).body).toMatchObject({ status: "confirmed" });
+    await until("the order", async () => {
+      await reconcileOnce(ctx());
+      return (await op.audit(saleId)).orders?.recorded === 1;
+    });
+    expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 0, held: 0, claimed: 1 }], charges: { captured: 1, withoutOrder: 0 } });
+  });
+
+  it("is refunded when the units were sold to someone else", async () => {
+    const { saleId, sale } = await saleWith(1);
+    const p = await capturedLate(saleId, "tooLate");
+    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 0, to: "released" }]));
+    const other = await queued(saleId, "other");
+    await charge(ctx(), sandbox(), gate(), permit(other.reference));
+    await reconcileOnce(ctx(), { walk: true });
+    await until("the refund", async () => {
+      await reconcileOnce(ctx());
+      return (await findPayment(ctx().db, p.reference))?.state === "refunded";
+    });
+    expect(((await atGateway(p.reference)).body as { status: string }).status).toBe("refunded");
+    expect(((await atGateway(other.reference)).body as { status: string }).status).toBe("captured");
+    expect(await op.audit(saleId)).toMatchObject({ items: [{ claimed: 1, difference: 0 }], charges: { refunded: 1, twice: 0 } });
+  });
+
+  it("of a reservation that was paid by another attempt is refunded, though units are free", async () => {
+    const { saleId, sale } = await saleWith(5);
+    const p = await capturedLate(saleId, "twice");
+    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    const again = makeReference(Date.now());
+    await ctx().sales.call(sale, (s) => ctx().scripts.pay(s, [{ key: p.key, customerId: "twice", reference: again, referenceBefore: p.reference }]));
+    await insertPayments(ctx().db, [{ ...p.row, reference: again }]);
+    await charge(ctx(), sandbox(), gate(), permit(again));
+    await reconcileOnce(ctx(), { walk: true });
+    await until("the refund", async () => {
+      await reconcileOnce(ctx());
+      return (await findPayment(ctx().db, p.reference))?.state === "refunded";
+    });
+    expect((await findPayment(ctx().db, again))?.state).toBe("captured");
+    expect(await op.audit(saleId)).toMatchObject({ items: [{ claimed: 1, difference: 0 }], charges: { captured: 1, refunded: 1, twice: 0 } });
+  });
+
+  it("of a reference that was never written (a tombstone) is refunded: there is no cart to honour", async () => {
+    const { saleId, sale } = await saleWith(2);
+    const customerId = "tomb";
+    const s = shopper(api.url, customerId);
+    const { id } = (await s.reserve(saleId, "k")).body;
+    const key = ctx().ids.parse(id, customerId)?.key as string;
+    const reference = makeReference(Date.now());
+    await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
+    await writeTombstone(ctx().db, { reference, saleId, reservationId: id, reservationKey: key, customerId });
+    await call(`${world.gateway.url}/charges`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": reference },
+      body: JSON.stringify({ reference, reservationId: id, amount: 1000, currency: "JPY", token: "tok_ok" }),
+    });
+    await reconcileOnce(ctx(), { walk: true });
+    await until("the refund", async () => {
+      await reconcileOnce(ctx());
+      return (await findPayment(ctx().db, reference))?.state === "refunded";
+    });
+    expect(await op.audit(saleId)).toMatchObject({ ok: true, charges: { captured: 0, refunded: 1, withoutOrder: 0 } });
+  });
+});
+
+describe("a journal entry of a newer version", () => {
+  it("is left for a process that knows it, not set aside, and the others flow", async () => {
+    const { saleId, sale } = await saleWith(3);
+    const { client } = ctx().redis;
+    const journal = saleKeys(saleId).journal;
+    await client.xadd(journal, "*", "v", "2", "e", "1", "s", "1", "t", "1", "b", "something new");
+    await shopper(api.url, "newer").reserve(saleId, "k");
+    await persistStage(ctx(), "old")(sale);
+    expect(await client.xlen(journal)).toBe(1);
+    expect(await ctx().db.select().from(deadLetters).where(eq(deadLetters.saleId, saleId))).toEqual([]);
+    expect(await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId))).toHaveLength(1);
+  });
+});
