@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    include: ["test/**/*.test.ts"],
+    include: ["test/*.test.ts"],
     globalSetup: ["test/setup.ts"],
     pool: "forks",
     // Each file has servers of its own; two at a time keep two cores busy.

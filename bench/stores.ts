@@ -67,7 +67,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
             const i = ++made;
             return { key: i.toString(36).padStart(22, "0"), customerId: `shopper-${i}`, lines: `${skuOf(i % skus)}:1` };
           });
-          const { results } = await scripts.reserve({ saleId, epoch: 1, seqMin: 0, notAfterMs: 0 }, 0, requests);
+          const { results } = await scripts.reserve({ saleId, epoch: 1, seqMin: 0, notAfterMs: 0 }, { sweepMax: 0, journalMax: 1_000_000 }, requests);
           if (results.some((r) => r.outcome !== "HELD")) throw new Wrong("a reservation of the scripts alone was refused");
         }
       }
@@ -178,7 +178,7 @@ async function orderSome(ctx: Context, sale: Sale, from: number, to: number): Pr
     const key = ctx.ids.reservationKey(sale.no, customerId, "k");
     return { key, customerId, lines: "bag:1", reference: makeReference(Date.now()), referenceBefore: "" };
   });
-  const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, 0, some));
+  const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, { sweepMax: 0, journalMax: 1_000_000 }, some));
   if (results.some((r) => r.outcome !== "HELD")) throw new Wrong("persist alone: a reservation was refused");
   await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, some));
   const contact = { email: "bench@example.invalid", name: "Bench" };

@@ -2,19 +2,20 @@
 -- reserve: takes all lines of each request or none, and starts the hold's clock.
 -- Guarantee: one reservation key is granted at most once, whatever is repeated; a repeat is answered before any refusal.
 -- KEYS  the sale's eight (prelude)
--- ARGV  1-3 (prelude); 4 sweepMax holds given back when stock is short; then for each request:
+-- ARGV  1-3 (prelude); 4 sweepMax holds given back when stock is short; 5 journalMax entries that may wait for Postgres; then for each request:
 --       key, customer, lines 'sku:quantity,...' in order of sku
 -- Per request:
 --   HELD|deadlineMs               granted, deadline on the sale's clock
 --   REPLAYED|hold                 the same key and lines: the hold as it is now
 --   MISMATCH                      the same key with other lines
 --   NOT_OPEN | CLOSED | PAUSED    by Redis' clock, by the operator
+--   BACKLOG                       Postgres is too far behind
 --   LIMIT|units                   the customer's units would pass the limit
 --   SHORT|nextDueMs|sku:free:live,...  some line is short; nextDueMs on the sale's clock, 0 when nothing is due
 local book, refusal = open_book(true)
 if not book then return refusal end
-local sweep_max = digits(ARGV[4], 'sweepMax')
-local swept = false
+local sweep_max, swept = digits(ARGV[4], 'sweepMax'), false
+local backlog = redis.call('XLEN', KEYS[8]) >= digits(ARGV[5], 'journalMax')
 
 local function short(cart)
   for _, line in ipairs(cart) do
@@ -48,9 +49,9 @@ local function reserve(key, customer, lines)
     if h.state == 'h' and h.deadline <= book.clock and book.paused == 0 then give_back(book, key, h, 'x') end
     return 'REPLAYED|' .. hold_pack(h)
   end
-  if book.now < book.opens then return 'NOT_OPEN' end
-  if book.now >= book.closes then return 'CLOSED' end
+  if book.now < book.opens then return 'NOT_OPEN' elseif book.now >= book.closes then return 'CLOSED' end
   if not book.reserving then return 'PAUSED' end
+  if backlog then return 'BACKLOG' end
   local cart = cart_of(lines)
   if cart.units < 1 then broken('a request without units') end
   local c = customer_of(book, customer)
@@ -71,9 +72,9 @@ local function reserve(key, customer, lines)
 end
 
 local keys, customers = {}, {}
-for i = 5, #ARGV, 3 do keys[#keys + 1] = ARGV[i]; customers[#customers + 1] = ARGV[i + 1] end
+for i = 6, #ARGV, 3 do keys[#keys + 1] = ARGV[i]; customers[#customers + 1] = ARGV[i + 1] end
 read_ahead(book, keys, customers)
 local results = {}
-for i = 5, #ARGV, 3 do results[#results + 1] = reserve(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+for i = 6, #ARGV, 3 do results[#results + 1] = reserve(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
 commit(book)
 return answer(book, results)

@@ -161,6 +161,8 @@ export function refusalOf(sale: Sale, lines: string, r: Refused, clock: SaleCloc
       return new Problem("SALE_CLOSED");
     case "PAUSED":
       return new Problem("SALE_PAUSED", undefined, {}, 10_000);
+    case "BACKLOG":
+      return new Problem("OVERLOADED", "the order book is too far behind; try again soon", {}, 3000);
     case "LIMIT":
       return new Problem("LIMIT_REACHED", `${r.units} of ${sale.maxUnitsPerCustomer} units are yours already`, {
         limit: sale.maxUnitsPerCustomer,

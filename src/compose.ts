@@ -20,6 +20,7 @@ import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
 import { rebuilder } from "./recover/rebuild.ts";
 import { connectRedis } from "./redis.ts";
+import { assertSafe, unsafePostgres } from "./safety.ts";
 import { makeSales } from "./sales.ts";
 import { gates as gateTable, secrets } from "./schema.ts";
 import { makeScripts } from "./scripts.ts";
@@ -96,7 +97,13 @@ export async function compose(
   const gateways = makeGateways(config);
   await migrate(config.databaseUrl);
   const postgres = connectPostgres(config.databaseUrl);
-  const redis = connectRedis(config.redisUrls, log);
+  await unsafePostgres(postgres.sql)
+    .then((found) => assertSafe(found, config.allowUnsafe, log))
+    .catch(async (error) => {
+      await postgres.close();
+      throw error;
+    });
+  const redis = connectRedis(config.redisUrls, log, config.allowUnsafe);
   const changes = connectChanges(config.redisUrls, log);
   const drain = new AbortController();
   const { db } = postgres;
@@ -143,6 +150,8 @@ export async function compose(
         await redis.ready(10_000);
         for (const sale of await sales.all()) await rebuild(sale.id);
       } catch (error) {
+        const refusal = redis.refusal();
+        if (refusal) throw new ConfigError(refusal);
         log.error({ err: error }, "not every sale could be made whole yet; it is tried again");
       }
     },

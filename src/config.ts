@@ -4,6 +4,12 @@ import { z } from "zod";
 
 export class ConfigError extends Error {}
 
+/** Settings of the stores that ALLOW_UNSAFE can name (safety.ts). */
+export const UNSAFE_NAMES = [
+  ...["redis-version", "redis-role", "redis-config", "appendonly", "appendfsync", "maxmemory-policy"],
+  ...["postgres-version", "postgres-recovery", "synchronous_commit", "fsync", "full_page_writes"],
+] as const;
+
 const wholeMs = (fallback: number, min = 0, max = 7 * 86_400_000) => z.coerce.number().int().min(min).max(max).default(fallback);
 const whole = (fallback: number, min: number, max: number) => z.coerce.number().int().min(min).max(max).default(fallback);
 const list = (text: string) =>
@@ -68,6 +74,12 @@ const schema = z.object({
   IN_FLIGHT_MAX: whole(5_000, 1, 100_000),
   BODY_BYTES_MAX: whole(16_384, 256, 1_048_576),
   ROLE: z.enum(["all", "api", "worker"], "knows all, api and worker").default("all"),
+  ALLOW_UNSAFE: z
+    .string()
+    .default("")
+    .transform(list)
+    .pipe(z.array(z.enum(UNSAFE_NAMES, `knows ${UNSAFE_NAMES.join(", ")}`))),
+  JOURNAL_MAX: whole(100_000, 100, 10_000_000),
   PROCESSES: z
     .string()
     .regex(/^(auto|[1-9]\d?)$/, "must be a number from 1 to 99, or auto")
@@ -110,6 +122,9 @@ export interface Config {
   inFlightMax: number;
   bodyBytesMax: number;
   role: Env["ROLE"];
+  allowUnsafe: string[];
+  /** Journal entries of a sale that may wait for Postgres before nothing more is reserved. */
+  journalMax: number;
   /** Api processes that share the port. 1 = this very process serves. */
   processes: number;
   /** 0 = no sweeper in this process; reserve still gives due holds back itself. */
@@ -173,6 +188,8 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     inFlightMax: e.IN_FLIGHT_MAX,
     bodyBytesMax: e.BODY_BYTES_MAX,
     role: e.ROLE,
+    allowUnsafe: e.ALLOW_UNSAFE,
+    journalMax: e.JOURNAL_MAX,
     // One core is left to the worker and the stores.
     processes: e.PROCESSES === "auto" ? Math.max(1, availableParallelism() - 1) : Number(e.PROCESSES),
     sweepMs: e.SWEEP_MS,

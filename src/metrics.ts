@@ -41,6 +41,12 @@ export function makeMetrics() {
       registers,
     }),
     gateInFlight: new Gauge({ name: "fukubukuro_gate_in_flight", help: "Permits out", labelNames: ["gateway"], registers }),
+    breaker: new Gauge({
+      name: "fukubukuro_gate_breaker_open",
+      help: "1 while this worker waits for a gateway that gives no definite answers",
+      labelNames: ["gateway"],
+      registers,
+    }),
     gateLine: new Gauge({ name: "fukubukuro_gate_line", help: "Payments in line", labelNames: ["gateway"], registers }),
   };
 }

@@ -1,5 +1,6 @@
 import { Redis as Client, Cluster, type ClusterNode } from "ioredis";
 import type { Logger } from "pino";
+import { refusalFor, unsafeRedis } from "./safety.ts";
 
 /** A store did not answer, or not in a state to be used. What was asked may or may not have been done. */
 export class Unavailable extends Error {
@@ -13,6 +14,7 @@ export class Unavailable extends Error {
 const COMMAND_TIMEOUT_MS = 2_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 const RECONNECT_MS_MAX = 500;
+const UNSAFE_AGAIN_MS = 2_000;
 
 /**
  * A client that never sends anything twice and never queues for a link that is down: with the library's defaults a script
@@ -34,9 +36,24 @@ export interface Redis {
   client: Client | Cluster;
   /** The Redis behind the present connection, or null while it is not connected or not yet asked (rule G). */
   instance(): Instance | null;
+  /** Why the Redis we reach is not to be sold from (safety.ts), or null. */
+  refusal(): string | null;
   /** Resolves when an instance is known; rejects with Unavailable after the time. */
   ready(timeoutMs: number): Promise<Instance>;
   close(): Promise<void>;
+}
+
+/** The settings that safety.ts looks at; null for a server that does not let them be read. */
+function settingsOf(nodes: Client[]): Promise<Array<Record<string, string> | null>> {
+  return Promise.all(
+    nodes.map(async (n) => {
+      const flat = await (n.config("GET", "append*") as Promise<string[]>).catch(() => null);
+      const more = await (n.config("GET", "maxmemory*") as Promise<string[]>).catch(() => null);
+      if (!flat || !more) return null;
+      const all = [...flat, ...more];
+      return Object.fromEntries(Array.from({ length: all.length / 2 }, (_, i) => [all[2 * i] as string, all[2 * i + 1] as string]));
+    }),
+  );
 }
 
 function parseInstance(info: string): Instance {
@@ -55,9 +72,10 @@ export function makeClient(urls: string[]): Client | Cluster {
  * Connects, and asks each new connection which instance it reached before anyone may use it.
  * In a cluster the instances of all nodes are taken together: a change of any is a new epoch for every sale.
  */
-export function connectRedis(urls: string[], log: Logger): Redis {
+export function connectRedis(urls: string[], log: Logger, allowUnsafe: string[] = []): Redis {
   const client = makeClient(urls);
   let instance: Instance | null = null;
+  let refusal: string | null = null;
   let waiting: Array<(i: Instance) => void> = [];
 
   const ask = async () => {
@@ -65,6 +83,11 @@ export function connectRedis(urls: string[], log: Logger): Redis {
       client instanceof Cluster
         ? await Promise.all(client.nodes("master").map(async (n) => `${await n.info("server")}\n${await n.info("replication")}`))
         : [`${await client.info("server")}\n${await client.info("replication")}`];
+    const settings = await settingsOf(client instanceof Cluster ? client.nodes("master") : [client]);
+    const unsafe = infos.flatMap((info, i) => unsafeRedis(info, settings[i] ?? null));
+    const why = refusalFor(unsafe, allowUnsafe, log);
+    if (why && why !== refusal) log.error(`Nothing is sold from this Redis: ${why}`);
+    refusal = why;
     const all = infos.map(parseInstance).sort((a, b) => a.runId.localeCompare(b.runId));
     return { runId: all.map((i) => i.runId).join("+"), replicationId: all.map((i) => i.replicationId).join("+") };
   };
@@ -73,6 +96,11 @@ export function connectRedis(urls: string[], log: Logger): Redis {
     ask().then(
       (found) => {
         if (client.status !== "ready") return;
+        if (refusal) {
+          // Asked again: an operator may mend the setting, or a failover lead elsewhere.
+          setTimeout(() => client.status === "ready" && onReady(), UNSAFE_AGAIN_MS).unref();
+          return;
+        }
         instance = found;
         log.debug({ instance }, "redis connected");
         for (const resolve of waiting.splice(0)) resolve(found);
@@ -91,12 +119,13 @@ export function connectRedis(urls: string[], log: Logger): Redis {
   return {
     client,
     instance: () => instance,
+    refusal: () => refusal,
     ready(timeoutMs) {
       if (instance) return Promise.resolve(instance);
       return new Promise((resolve, reject) => {
         const timer = setTimeout(() => {
           waiting = waiting.filter((w) => w !== done);
-          reject(new Unavailable("Redis does not answer"));
+          reject(new Unavailable(refusal ?? "Redis does not answer"));
         }, timeoutMs);
         const done = (i: Instance) => {
           clearTimeout(timer);

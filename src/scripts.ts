@@ -67,7 +67,7 @@ export class StaleEpoch extends Error {
 export type ReserveResult =
   | { outcome: "HELD"; deadlineMs: number }
   | { outcome: "REPLAYED"; hold: Hold }
-  | { outcome: "MISMATCH" | "NOT_OPEN" | "CLOSED" | "PAUSED" }
+  | { outcome: "MISMATCH" | "NOT_OPEN" | "CLOSED" | "PAUSED" | "BACKLOG" }
   | { outcome: "LIMIT"; units: number }
   | { outcome: "SHORT"; nextDueMs: number; lines: Array<{ sku: string; free: number; live: number }> };
 export type PayResult =
@@ -150,6 +150,7 @@ function parseReserve(text: string): ReserveResult {
     case "NOT_OPEN":
     case "CLOSED":
     case "PAUSED":
+    case "BACKLOG":
       return { outcome };
     default:
       throw new Error(`reserve answered ${outcome}`);
@@ -217,8 +218,8 @@ export function makeScripts(redis: Redis) {
   }
 
   return {
-    reserve: (s: Stamp, sweepMax: number, requests: Array<{ key: string; customerId: string; lines: string }>) =>
-      transition("reserve", s, [sweepMax, ...requests.flatMap((r) => [r.key, r.customerId, r.lines])], parseReserve),
+    reserve: (s: Stamp, o: { sweepMax: number; journalMax: number }, requests: Array<{ key: string; customerId: string; lines: string }>) =>
+      transition("reserve", s, [o.sweepMax, o.journalMax, ...requests.flatMap((r) => [r.key, r.customerId, r.lines])], parseReserve),
 
     pay: (s: Stamp, requests: Array<{ key: string; customerId: string; reference: string; referenceBefore: string }>) =>
       transition(

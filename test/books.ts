@@ -88,6 +88,11 @@ export async function faultsOf(p: Places, saleId: string, told: Told): Promise<s
     const letterOf = new Map(Object.entries(holds).map(([k, packed]) => [k, packed.split("|")[0]]));
     for (const [k, letter] of letterOf) wrong(letter === "h" || letter === "p", `hold ${k} is still ${letter}`);
 
+    // The mirror, from which a lost Redis is rebuilt, tells the same of every hold.
+    const mirror = await sql<{ key: string; state: string }[]>`select key, state from reservations where sale_id = ${saleId}`;
+    const mirrored = new Map(mirror.map((m) => [m.key, m.state]));
+    for (const [k, letter] of letterOf) wrong(mirrored.get(k) !== letter, `hold ${k} is ${letter}, mirrored as ${mirrored.get(k) ?? "nothing"}`);
+
     // P1 and P5: units.
     const claimedBy = new Map<string, number>();
     for (const x of payments) if (x.claimed) for (const l of x.lines) claimedBy.set(l.sku, (claimedBy.get(l.sku) ?? 0) + l.quantity);

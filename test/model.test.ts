@@ -114,7 +114,7 @@ class Reserve extends Step {
   async apply(m: Model, r: Real) {
     const { results } = await scripts.reserve(
       r.stamp,
-      100,
+      { sweepMax: 100, journalMax: 1_000_000 },
       this.requests.map((q) => ({ key: q.key, customerId: q.customer, lines: q.lines })),
     );
     for (const [i, q] of this.requests.entries()) {
@@ -257,8 +257,8 @@ class TopUp extends Step {
 class Stale extends Step {
   async apply(_: Model, r: Real) {
     const requests = [{ key: "stale", customerId: "c0", lines: "a:1" }];
-    await expect(scripts.reserve({ ...r.stamp, epoch: r.stamp.epoch + 1 }, 100, requests)).rejects.toThrow("stale");
-    await expect(scripts.reserve({ ...r.stamp, seqMin: 1e9 }, 100, requests)).rejects.toThrow("stale");
+    await expect(scripts.reserve({ ...r.stamp, epoch: r.stamp.epoch + 1 }, { sweepMax: 100, journalMax: 1_000_000 }, requests)).rejects.toThrow("stale");
+    await expect(scripts.reserve({ ...r.stamp, seqMin: 1e9 }, { sweepMax: 100, journalMax: 1_000_000 }, requests)).rejects.toThrow("stale");
   }
 }
 

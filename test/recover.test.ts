@@ -106,6 +106,9 @@ describe("Redis", () => {
           return x.status !== 503 && x;
         });
         expect([r.status, r.body.id, r.body.status]).toEqual([200, id, "held"]);
+        // Rule G: another instance, even with all its data, is another epoch.
+        const [row] = await one.service.ctx.db.select().from(epochs).where(eq(epochs.saleId, saleId));
+        expect(row?.epoch).toBe(2);
         expect(await o.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 9, held: 1 }] });
         await one.close();
       } finally {

@@ -58,7 +58,8 @@ beforeEach(async () => {
   expect(await install()).toBe("INSTALLED");
 });
 
-const reserve = async (key: string, customerId: string, lines = "bag:1") => (await scripts.reserve(stamp, 10, [{ key, customerId, lines }])).results[0];
+const reserve = async (key: string, customerId: string, lines = "bag:1") =>
+  (await scripts.reserve(stamp, { sweepMax: 10, journalMax: 1_000_000 }, [{ key, customerId, lines }])).results[0];
 const pay = async (key: string, customerId: string, reference: string, referenceBefore = "") =>
   (await scripts.pay(stamp, [{ key, customerId, reference, referenceBefore }])).results[0];
 const confirm = async (key: string, reference: string) => (await scripts.confirm(stamp, [{ key, reference }])).results[0];
@@ -79,7 +80,7 @@ const seq = async () => Number(await redis.client.hget(SALE_KEY, "seq"));
 
 describe("reserve", () => {
   it("HELD takes all lines, sets the deadline, raises the sequence and writes the journal in one call", async () => {
-    const a = await scripts.reserve(stamp, 10, [{ key: "A".repeat(22), customerId: "c|1", lines: "bag:1,box:1" }]);
+    const a = await scripts.reserve(stamp, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "A".repeat(22), customerId: "c|1", lines: "bag:1,box:1" }]);
     expect(a.results).toEqual([{ outcome: "HELD", deadlineMs: a.nowMs + 60_000 }]);
     expect(a.seq).toBe(1);
     expect([await free(), await free("box"), await redis.client.hget(LIVE, "bag")]).toEqual([2, 0, "1"]);
@@ -90,7 +91,7 @@ describe("reserve", () => {
   it("REPLAYED answers the same key with the hold as it is and takes nothing, also twice in one call", async () => {
     const twice = await scripts.reserve(
       stamp,
-      10,
+      { sweepMax: 10, journalMax: 1_000_000 },
       [1, 2].map(() => ({ key: "k", customerId: "c", lines: "bag:1" })),
     );
     expect(twice.results.map((r) => r.outcome)).toEqual(["HELD", "REPLAYED"]);
@@ -116,6 +117,15 @@ describe("reserve", () => {
     await redis.client.hset(SALE_KEY, { closesAt: 9e12, reserving: 0 });
     expect(await reserve("k", "c")).toEqual({ outcome: "PAUSED" });
     expect(await redis.client.xlen(JOURNAL)).toBe(0);
+  });
+  it("BACKLOG while too many entries wait for Postgres: nothing is granted, a replay is answered, and giving back still works", async () => {
+    await reserve("a", "c");
+    const full = (key: string) => scripts.reserve(stamp, { sweepMax: 10, journalMax: 1 }, [{ key, customerId: "d", lines: "bag:1" }]);
+    expect((await full("b")).results).toEqual([{ outcome: "BACKLOG" }]);
+    expect(await reserve("a", "c")).toMatchObject({ outcome: "REPLAYED" });
+    expect(await release("a", "c")).toMatchObject({ outcome: "RELEASED" });
+    await redis.client.del(JOURNAL);
+    expect((await full("b")).results).toMatchObject([{ outcome: "HELD" }]);
   });
   it("LIMIT counts live and paid units before stock, and not those whose time is over", async () => {
     await reserve("a", "c", "bag:2");
@@ -144,7 +154,9 @@ describe("reserve", () => {
   it("STALE_EPOCH for another epoch, a lower sequence, a fence, or no sale; and nothing is done", async () => {
     await reserve("a", "c");
     for (const change of [{ epoch: 2 }, { epoch: 0 }, { seqMin: 99 }])
-      await expect(scripts.reserve({ ...stamp, ...change }, 10, [{ key: "k", customerId: "c", lines: "bag:1" }])).rejects.toThrow(StaleEpoch);
+      await expect(
+        scripts.reserve({ ...stamp, ...change }, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "k", customerId: "c", lines: "bag:1" }]),
+      ).rejects.toThrow(StaleEpoch);
     await scripts.fence(SALE, 1);
     await expect(reserve("k", "c")).rejects.toThrow(StaleEpoch);
     await redis.client.del(SALE_KEY);
@@ -152,7 +164,9 @@ describe("reserve", () => {
     expect(await free()).toBe(2);
   });
   it("LATE: a call that arrives after its time does nothing", async () => {
-    await expect(scripts.reserve({ ...stamp, notAfterMs: 1 }, 10, [{ key: "k", customerId: "c", lines: "bag:1" }])).rejects.toThrow("too late");
+    await expect(
+      scripts.reserve({ ...stamp, notAfterMs: 1 }, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "k", customerId: "c", lines: "bag:1" }]),
+    ).rejects.toThrow("too late");
     expect(await redis.client.hlen(HOLDS)).toBe(0);
   });
   it("a broken figure is an error before the first write, never a number: missing, nan, negative, hex", async () => {

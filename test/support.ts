@@ -96,7 +96,10 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
   const running = new Set<Running>();
   const environment = (env: Record<string, string> = {}) => ({
     ...{ REDIS_URL: redis.url, DATABASE_URL: database.url, SANDBOX_GATEWAY_URL: gateway.url, SMTP_URL: mailbox.url, DATA_DIR: folder },
-    ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK, ...env },
+    ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK },
+    // The servers of the tests need not outlive a power cut.
+    ALLOW_UNSAFE: "fsync,full_page_writes",
+    ...env,
   });
   const config = (env?: Record<string, string>) => readConfig(environment(env));
   return {

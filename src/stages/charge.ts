@@ -43,8 +43,32 @@ export function chargeRequest(p: Payment) {
   return { reference, reservationId, amount, currency, token, returnUrl, lines };
 }
 
+/**
+ * Stops a worker from spending the line on a gateway that is away: after so many calls in a row without a definite answer it waits, longer
+ * each time, and then tries one payment alone. Who waits in line keeps waiting, and keeps the hold.
+ */
+export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000) {
+  let failures = 0;
+  let openUntil = 0;
+  return {
+    heard(answer: GatewayAnswer): void {
+      if (answer.outcome !== "unknown" && answer.outcome !== "not_done") {
+        failures = 0;
+        return;
+      }
+      failures++;
+      if (failures >= failuresMax) openUntil = performance.now() + Math.min(waitMs * 2 ** (failures - failuresMax), waitMsMax);
+    },
+    /** How long to wait before the next call, ms. */
+    waitMs: () => Math.max(0, openUntil - performance.now()),
+    /** How many calls may be out: one, until there was a definite answer again. */
+    width: (limit: number) => (failures >= failuresMax ? 1 : limit),
+  };
+}
+export type Breaker = ReturnType<typeof makeBreaker>;
+
 /** The payment at the head of the line, under its permit. */
-export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit: Permit): Promise<void> {
+export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit: Permit, breaker?: Breaker): Promise<void> {
   const payment = await findPayment(ctx.db, permit.reference);
   const sale = payment && (await ctx.sales.get(payment.saleId));
   if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
@@ -70,6 +94,7 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
       if (!permit.covers()) return gate.settle(permit, null, null);
   }
   const { answer, callMs } = await askGateway(ctx, gateway, "charge", () => around("gateway.charge", () => gateway.charge(chargeRequest(claim.payment))));
+  breaker?.heard(answer);
   ctx.metrics.outcomes.inc({ stage: "charge", outcome: answer.outcome });
   // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
   const stored = await around("charge.outcome", () => settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs));
@@ -80,9 +105,16 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
 /** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
 export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, signal: AbortSignal): Promise<void> {
   const running = new Set<Promise<void>>();
+  const breaker = makeBreaker();
   while (!signal.aborted) {
-    if (running.size >= gate.limit) {
+    if (running.size >= breaker.width(gate.limit)) {
       await Promise.race(running);
+      continue;
+    }
+    const waitMs = breaker.waitMs();
+    ctx.metrics.breaker.set({ gateway: gateway.name }, waitMs > 0 ? 1 : 0);
+    if (waitMs > 0) {
+      await idle(ctx, "never", Math.min(waitMs, 500), signal);
       continue;
     }
     const got = await gate.take("charge").catch((error) => {
@@ -90,7 +122,7 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
       return "BUSY" as const;
     });
     if (typeof got === "object" && "token" in got) {
-      const one: Promise<void> = charge(ctx, gateway, gate, got)
+      const one: Promise<void> = charge(ctx, gateway, gate, got, breaker)
         .catch((error) => ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"))
         .finally(() => running.delete(one));
       running.add(one);

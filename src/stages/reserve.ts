@@ -22,6 +22,7 @@ export interface ReserveRequest {
 export type Reserved = { result: ReserveResult; clock: SaleClock };
 
 export function reserveStage(ctx: Context) {
+  const limits = { sweepMax: SWEEP_MAX, journalMax: ctx.config.journalMax };
   const bySale = new Map<string, (r: ReserveRequest) => Promise<Reserved>>();
 
   function ofSale(sale: Sale) {
@@ -29,7 +30,7 @@ export function reserveStage(ctx: Context) {
     if (!reserve) {
       reserve = coalesce<ReserveRequest, Reserved>(
         async (batch) => {
-          const answer = await around("reserve.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, SWEEP_MAX, batch)));
+          const answer = await around("reserve.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, limits, batch)));
           return answer.results.map((result) => ({ result, clock: answer }));
         },
         { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
