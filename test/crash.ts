@@ -52,7 +52,7 @@ interface Victim {
 }
 
 /** A real service process over the world's servers; resolves when it listens, or has ended already. */
-export async function startProcess(world: World, env: Record<string, string>): Promise<Victim> {
+export async function startProcess(world: Pick<World, "env">, env: Record<string, string>): Promise<Victim> {
   const child = spawn(process.execPath, [PROGRAM, "serve"], {
     env: { ...process.env, ...world.env({ ...QUICK, PORT: "0", LOG_LEVEL: "info", ...env }) },
     stdio: ["ignore", "pipe", "pipe"],
@@ -68,7 +68,7 @@ export async function startProcess(world: World, env: Record<string, string>): P
     }),
   );
   const at = () => /"at":"(http:[^"]+)"/.exec(out)?.[1];
-  await until("the process to listen", () => over || at(), 30_000);
+  await until("the process to be ready", () => over || out.includes('"msg":"ready"'), 30_000);
   return { url: at() ?? "http://127.0.0.1:1", ended, output: () => out, kill: (signal = "SIGKILL") => void child.kill(signal), pid: child.pid as number };
 }
 

@@ -9,6 +9,8 @@ export interface Link {
   blackHole(on: boolean): void;
   /** Resets every open link. */
   cut(): void;
+  /** Leads new links to another server, and resets the open ones. */
+  retarget(port: number): void;
   /** How many replies were lost. */
   lost(): number;
   close(): Promise<void>;
@@ -19,8 +21,9 @@ export async function startProxy(targetPort: number): Promise<Link> {
   let losing = false;
   let silent = false;
   let lost = 0;
+  let to = targetPort;
   const server = createServer((client) => {
-    const target = connect(targetPort, "127.0.0.1");
+    const target = connect(to, "127.0.0.1");
     const link: [Socket, Socket] = [client, target];
     links.add(link);
     client.on("data", (chunk) => !silent && target.write(chunk));
@@ -51,6 +54,10 @@ export async function startProxy(targetPort: number): Promise<Link> {
     loseReplies: (on) => (losing = on),
     blackHole: (on) => (silent = on),
     cut,
+    retarget(port) {
+      to = port;
+      cut();
+    },
     lost: () => lost,
     close: () =>
       new Promise((resolve) => {
