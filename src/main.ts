@@ -15,6 +15,7 @@ import { isApiProcess, mailsFolder, shareFigures, startApiProcesses } from "./pr
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { rehearse, verdictOf } from "./rehearse.ts";
 import type { Sale } from "./sales.ts";
 import { listen } from "./server.ts";
 
@@ -207,6 +208,15 @@ program
       for (const sale of await salesNamed(service, o.sale)) print({ saleId: sale.id, ...(await rebuildSale(service.ctx, sale.id)) });
     }),
   );
+
+program
+  .command("rehearse")
+  .description("before the sale: a small one on a stack of its own, with things killed before your eyes; ends with the certificate")
+  .action(async () => {
+    const r = await rehearse((line) => process.stdout.write(`${line}\n`));
+    process.stdout.write(`${verdictOf(r).join("\n")}\n`);
+    process.exitCode = r.ok ? 0 : 1;
+  });
 
 const sale = program.command("sale").description("manage sales");
 sale
