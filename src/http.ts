@@ -13,7 +13,7 @@ import { around } from "./crash.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
-import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply } from "./routes.ts";
+import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import { orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
@@ -22,7 +22,6 @@ import { reserveStage } from "./stages/reserve.ts";
 import { bareReservation, findOrder, type ReservationView, saleViewer, viewBegun, viewOrders, viewReservation } from "./view.ts";
 import { pageRoutes } from "./web/pages.ts";
 
-const WAIT_S_MAX = 30;
 /** A waiting answer looks again by itself this often; hints make it faster. */
 const LOOK_MS = 1_000;
 const EVENTS_KEEPALIVE_MS = 15_000;
@@ -293,7 +292,7 @@ export function makeApp(ctx: Context) {
       };
       const paid = await pay(sale, request);
       ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
-      const waitMs = waitMsOf(headerOf(headers, "prefer"));
+      const waitMs = waitMsOf(headers);
       switch (paid.outcome) {
         case "LINE_FULL":
           throw new Problem("PAYMENT_LINE_FULL", undefined, {}, 5000);
@@ -445,8 +444,3 @@ function gatewayOf(ctx: Context, sale: Sale, payment: { gateway?: string | undef
 }
 
 const tongueOf = (acceptLanguage: string | undefined) => (/^\s*ja\b/i.test(acceptLanguage ?? "") ? "ja" : "en");
-
-function waitMsOf(prefer: string | undefined): number {
-  const seconds = /(?:^|[,;\s])wait=(\d{1,6})(?:[,;\s]|$)/.exec(prefer ?? "")?.[1];
-  return seconds === undefined ? 0 : Math.min(Number(seconds), WAIT_S_MAX) * 1000;
-}

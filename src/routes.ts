@@ -89,6 +89,11 @@ export function headerOf(headers: IncomingHttpHeaders, name: string): string | u
 
 const processMark = Math.random().toString(36).slice(2, 8);
 let requests = 0;
+/** Longer than every single time limit of a store on the way, and than a shopper should wait for "unknown". */
+const ANSWER_MS_MAX = 10_000;
+/** An audit reads several times, and the gateway's whole list. */
+const ADMIN_ANSWER_MS_MAX = 60_000;
+const WAIT_S_MAX = 30;
 const CLIENT_REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
 
 export type Routes = ReturnType<typeof makeRoutes>;
@@ -232,11 +237,9 @@ export function makeRoutes(ctx: Context) {
       let response: Response;
       try {
         shed.enter(spec.mercy);
-        try {
-          response = await handler(c);
-        } finally {
-          shed.leave(spec.mercy);
-        }
+        const work = Promise.resolve(handler(c));
+        work.finally(() => shed.leave(spec.mercy)).catch(() => {});
+        response = await inTime(work, incomingOf(c).headers, spec.who === "admin" ? ADMIN_ANSWER_MS_MAX : ANSWER_MS_MAX);
       } catch (error) {
         response = refused(c, error);
       }
@@ -274,7 +277,8 @@ export function makeRoutes(ctx: Context) {
         entered = true;
         const r = handler(ask);
         if (!(r instanceof Promise)) return done(began, entered, r);
-        return r.then(
+        // Redis' own time limit bounds the others; a timer for each of them would cost more than it guards.
+        return (spec.mercy === "finish" ? inTime(r, ask.headers, ANSWER_MS_MAX) : r).then(
           (settled) => done(began, true, settled),
           (error) => done(began, true, refuse(ask.headers, url, error)),
         );
@@ -346,6 +350,20 @@ function writeAll(): void {
     outgoing.writeHead(r.status, r.headers);
     outgoing.end(r.body);
   }
+}
+
+/** Every request ends: a store that takes a question and never answers leaves it open, and the caller asks again with the same id. */
+function inTime<T>(work: Promise<T>, asked: IncomingHttpHeaders, msMax: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Unavailable("a store did not answer in time", 2000)), msMax + waitMsOf(asked));
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+/** `Prefer: wait=10`, in ms; 30 s at most. */
+export function waitMsOf(asked: IncomingHttpHeaders): number {
+  const seconds = /(?:^|[,;\s])wait=(\d{1,6})(?:[,;\s]|$)/.exec(headerOf(asked, "prefer") ?? "")?.[1];
+  return seconds === undefined ? 0 : Math.min(Number(seconds), WAIT_S_MAX) * 1000;
 }
 
 const tooLarge = (max: number) => new Problem("BODY_TOO_LARGE", `the limit is ${max} bytes`);

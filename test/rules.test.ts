@@ -4,11 +4,12 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Gateway } from "../src/gateways/port.ts";
 import { makeReference } from "../src/ids.ts";
 import { saleKeys } from "../src/keys.ts";
-import { claimForSending, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
+import { claimForSending, claimLate, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
 import { charge } from "../src/stages/charge.ts";
+import { followPayments } from "../src/stages/confirm.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import { persistStage } from "../src/stages/persist.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
@@ -173,6 +174,17 @@ describe("late money", () => {
       return (await op.audit(saleId)).orders?.recorded === 1;
     });
     expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 0, held: 0, claimed: 1 }], charges: { captured: 1, withoutOrder: 0 } });
+  });
+
+  it("is honoured also when a decline of before reaches the hold between the claim and the confirm", async () => {
+    const { saleId, sale } = await saleWith(1);
+    const p = await capturedLate(saleId, "raced");
+    const late = await claimLate(ctx().db, p.reference, "ch", saleId, sale.epoch);
+    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    expect((await p.s.read(p.id)).body.status).toBe("held");
+    await followPayments(ctx(), late ? [late] : []);
+    expect((await p.s.read(p.id)).body.status).toBe("confirmed");
+    expect(await op.audit(saleId)).toMatchObject({ items: [{ free: 0, held: 0, claimed: 1, difference: 0 }] });
   });
 
   it("is refunded when the units were sold to someone else", async () => {

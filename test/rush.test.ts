@@ -128,6 +128,26 @@ describe("shedding", () => {
     }
   });
 
+  it("when Postgres swallows everything, a confirm still ends, with 503: unknown, and the repeat is answered once it is back", async () => {
+    const link = await startProxy(Number(new URL(world.databaseUrl).port));
+    const through = new URL(world.databaseUrl);
+    through.port = String(link.port);
+    const far = await world.start({ DATABASE_URL: through.href });
+    try {
+      const saleId = (await operator(far.url).create({ items: bags(1), holdMs: 120_000 })).body.id;
+      const s = shopper(far.url, "patient");
+      const { id } = (await s.reserve(saleId, "k")).body;
+      link.blackHole(true);
+      expect((await s.confirm(id, { gateway: "cod" }, { waitS: 0 })).body.code).toBe("UNAVAILABLE");
+      link.blackHole(false);
+      link.cut();
+      await until("the repeat to be answered", async () => (await s.confirm(id, { gateway: "cod" }, { waitS: 5 })).status === 200, 40_000);
+    } finally {
+      await far.close();
+      await link.close();
+    }
+  }, 120_000);
+
   it("one customer's flood is refused without a call of Redis each, and harms no other customer", async () => {
     const limited = await world.start({ CUSTOMER_RATE_PER_S: "5", ROLE: "api" });
     const saleId = (await operator(limited.url).create({ items: bags(100), maxUnitsPerCustomer: 99 })).body.id;

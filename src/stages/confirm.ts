@@ -5,6 +5,7 @@
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import { endedUnpaid, NO_UNITS, type PaymentOutcome } from "../payments.ts";
+import type { Sale } from "../sales.ts";
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
 export async function followPayments(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
@@ -14,15 +15,7 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
     const sale = await ctx.sales.get(saleId);
     if (!sale) continue;
     const captured = ofSale.filter((p) => p.state === "captured");
-    if (captured.length > 0) {
-      const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
-      const { results } = await around("confirm.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)));
-      results.forEach((r, i) => {
-        ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
-        // The order does not depend on the hold: reconcile records it from the payment's snapshot.
-        if (r.outcome !== "CONFIRMED") ctx.log.warn({ reference: captured[i]?.reference, outcome: r.outcome }, "captured, but the hold speaks otherwise");
-      });
-    }
+    if (captured.length > 0) await confirmCaptured(ctx, sale, captured, true);
     const ended = ofSale.filter(endedUnpaid);
     if (ended.length > 0) {
       const requests = ended.map((p) => ({
@@ -35,4 +28,29 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
       for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
     }
   }
+}
+
+async function confirmCaptured(ctx: Context, sale: Sale, captured: PaymentOutcome[], mayPinAgain: boolean): Promise<void> {
+  const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
+  const { results } = await around("confirm.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)));
+  const unpinned: Array<{ payment: PaymentOutcome; customerId: string }> = [];
+  results.forEach((r, i) => {
+    const payment = captured[i] as PaymentOutcome;
+    ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
+    if (r.outcome === "CONFIRMED") return;
+    // A capture that came late was honoured, and a decline of before reached the hold in between: it has its grace, and is pinned again.
+    if (r.outcome === "OTHER_PAYMENT" && r.hold.state === "held" && r.hold.reference === payment.reference && mayPinAgain)
+      unpinned.push({ payment, customerId: r.hold.customerId });
+    // The order does not depend on the hold: reconcile records it from the payment's snapshot.
+    else ctx.log.warn({ reference: payment.reference, outcome: r.outcome }, "captured, but the hold speaks otherwise");
+  });
+  if (unpinned.length === 0) return;
+  const pins = unpinned.map(({ payment: p, customerId }) => ({ key: p.reservationKey, customerId, reference: p.reference, referenceBefore: p.reference }));
+  await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, pins));
+  await confirmCaptured(
+    ctx,
+    sale,
+    unpinned.map((u) => u.payment),
+    false,
+  );
 }
