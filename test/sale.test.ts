@@ -268,6 +268,10 @@ describe("an operator", () => {
     await op.refund(orderId, false);
     await until("refunded", async () => (await s.order(orderId)).body.status === "refunded");
     expect(await booksBalance(saleId)).toMatchObject({ items: [{ free: 9, claimed: 1, sold: 0 }] });
+    await op.topUp(saleId, 4, "more");
+    // The certificate's line: opening stock + top-ups = sold + refunded and not put back + in payment + held + free.
+    const whole = { opening: 10, toppedUp: 4, sold: 0, notPutBack: 1, putBack: 0, inPayment: 0, held: 0, free: 13 };
+    expect(await booksBalance(saleId)).toMatchObject({ items: [whole] });
   });
 
   it("reads orders as JSON page by page and as CSV whose cells cannot be formulas", async () => {

@@ -23,6 +23,13 @@ export interface AuditItem {
   claimed: number;
   sold: number;
   difference: number;
+  /** granted = opening stock + top-ups; claimed = sold + in payment + refunded and not put back. */
+  opening: number;
+  toppedUp: number;
+  inPayment: number;
+  notPutBack: number;
+  /** Refunded and put back on sale: among the free ones again. */
+  putBack: number;
 }
 export interface Audit {
   saleId: string;
@@ -35,15 +42,33 @@ export interface Audit {
   open: { paying: number; unknown: number; journalLag: number; refunding: number };
 }
 
-type ItemRow = { sku: string; name: string; granted: number; claimed: number; sold: number };
+type ItemRow = {
+  sku: string;
+  name: string;
+  granted: number;
+  claimed: number;
+  sold: number;
+  topped_up: number;
+  in_payment: number;
+  not_put_back: number;
+  put_back: number;
+};
 type PaymentRow = { reference: string; reservation_key: string; state: string; claimed: boolean };
 type OrderRow = { reference: string; status: string; amount: string; currency: string; gateway: string };
 
 async function readPostgres(ctx: Context, saleId: string) {
   const items = await ctx.db.execute<ItemRow>(sql`
-    select i.sku, i.name, i.granted, i.claimed, coalesce((select sum(l.quantity) from order_lines l join orders o on o.id = l.order_id
-      where l.sale_id = i.sale_id and l.sku = i.sku and o.status <> 'refunded'), 0)::int as sold
-    from items i where i.sale_id = ${saleId} order by i.position`);
+    select i.sku, i.name, i.granted, i.claimed, units.sold, units.not_put_back, units.put_back,
+      coalesce((select sum(m.delta) from stock_moves m where m.sale_id = i.sale_id and m.sku = i.sku and m.order_id is null
+        and (m.state = 'done' or m.state = 'granted')), 0)::int as topped_up,
+      coalesce((select sum((l ->> 'quantity')::int) from payments p cross join jsonb_array_elements(p.lines) l left join orders o on o.reference = p.reference
+        where p.sale_id = i.sale_id and p.claimed and o.id is null and l ->> 'sku' = i.sku), 0)::int as in_payment
+    from items i cross join lateral (
+      select coalesce(sum(l.quantity) filter (where o.status <> 'refunded'), 0)::int as sold,
+        coalesce(sum(l.quantity) filter (where o.status = 'refunded' and not o.restock), 0)::int as not_put_back,
+        coalesce(sum(l.quantity) filter (where o.status = 'refunded' and o.restock), 0)::int as put_back
+      from order_lines l join orders o on o.id = l.order_id where l.sale_id = i.sale_id and l.sku = i.sku) units
+    where i.sale_id = ${saleId} order by i.position`);
   const payments = await ctx.db.execute<PaymentRow>(sql`
     select reference, reservation_key, state, claimed from payments where sale_id = ${saleId} and state not in ('declined', 'cancelled') order by reference`);
   return { items: [...items], payments: [...payments] };
@@ -123,7 +148,10 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
     saleId,
     at: new Date().toISOString(),
     ok: false,
-    items: itemFigures.map(({ sku, name, granted, free, held, claimed, sold, difference }) => ({ sku, name, granted, free, held, claimed, sold, difference })),
+    items: itemFigures.map((i) => ({
+      ...{ sku: i.sku, name: i.name, granted: i.granted, free: i.free, held: i.held, claimed: i.claimed, sold: i.sold, difference: i.difference },
+      ...{ opening: i.granted - i.topped_up, toppedUp: i.topped_up, inPayment: i.in_payment, notPutBack: i.not_put_back, putBack: i.put_back },
+    })),
     charges: {
       captured: captured.length,
       refunded: ofSale.filter((c) => c.status === "refunded").length,

@@ -27,6 +27,11 @@ export function certificatePage(sale: Sale, a: Audit): string {
         <tr><th>Item</th><th>Granted</th><th>Free</th><th>Held</th><th>Claimed</th><th>Sold</th><th>Difference</th></tr>
         ${a.items.map((i) => html`<tr><td>${i.name} (${i.sku})</td><td>${i.granted}</td><td>${i.free}</td><td>${i.held}</td><td>${i.claimed}</td><td>${i.sold}</td>${count(i.difference)}</tr>`)}
       </table>
+      <h2>Where every unit went: opening stock + top-ups = sold + refunded and not put back + in payment + held + free</h2>
+      <table>
+        <tr><th>Item</th><th>Opening</th><th>Top-ups</th><th>Sold</th><th>Refunded, not put back</th><th>In payment</th><th>Held</th><th>Free</th><th>of these put back after a refund</th><th>Unexplained</th></tr>
+        ${a.items.map((i) => html`<tr><td>${i.name}</td><td>${i.opening}</td><td>${i.toppedUp}</td><td>${i.sold}</td><td>${i.notPutBack}</td><td>${i.inPayment}</td><td>${i.held}</td><td>${i.free}</td><td>${i.putBack}</td>${count(i.opening + i.toppedUp - i.sold - i.notPutBack - i.inPayment - i.held - i.free)}</tr>`)}
+      </table>
       <h2>Money, orders, mails</h2>
       <table>${questions.map(([what, n]) => html`<tr><td>${what}</td>${count(n)}</tr>`)}</table>
       <table>
