@@ -16,6 +16,9 @@ export type PaymentOutcome = Pick<Payment, "saleId" | "reference" | "reservation
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
 
+/** Attention of a capture that came late and was honoured. */
+export const HONOURED = "captured late, and honoured";
+
 const LOOK_UP_MS = 1_000;
 /** The shopper is at the gateway's page; asked about this often, so that the way back is quick. */
 const ACTION_LOOK_UP_MS = 2_000;
@@ -158,7 +161,7 @@ export async function claimLate(db: Db, reference: string, chargeId: string, sal
       const [row] = await tx
         .update(payments)
         .set({
-          ...{ state: "captured", claimed: true, chargeId, declineCode: null, endedAt: null, attention: "captured late, and honoured" },
+          ...{ state: "captured", claimed: true, chargeId, declineCode: null, endedAt: null, attention: HONOURED },
           ...{ capturedAt: sql`now()`, checkAt: null, fence: sql`${payments.fence} + 1` },
         })
         .where(and(eq(payments.reference, reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID])))

@@ -11,7 +11,7 @@ import { deadLetters, items, payments, reservations, stockMoves } from "../src/s
 import { charge } from "../src/stages/charge.ts";
 import { followPayments } from "../src/stages/confirm.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { persistStage } from "../src/stages/persist.ts";
+import { persistStage, recordOrders } from "../src/stages/persist.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */
@@ -185,6 +185,16 @@ describe("late money", () => {
     await followPayments(ctx(), late ? [late] : []);
     expect((await p.s.read(p.id)).body.status).toBe("confirmed");
     expect(await op.audit(saleId)).toMatchObject({ items: [{ free: 0, held: 0, claimed: 1, difference: 0 }] });
+  });
+
+  it("is followed until its hold is confirmed, also when its order is recorded already", async () => {
+    const { saleId, sale } = await saleWith(1);
+    const p = await capturedLate(saleId, "watched");
+    await claimLate(ctx().db, p.reference, "ch", saleId, sale.epoch);
+    await ctx().db.transaction((tx) => recordOrders(tx, [p.reference]));
+    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await reconcileOnce(ctx());
+    expect((await p.s.read(p.id)).body.status).toBe("confirmed");
   });
 
   it("is refunded when the units were sold to someone else", async () => {

@@ -2,7 +2,7 @@
  * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number: every
  * step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on.
  */
-import { and, asc, eq, inArray, isNull, lt, lte, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Gate } from "../gate.ts";
@@ -10,7 +10,18 @@ import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
 import { saleNoOfReservation } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
 import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../lifecycle.ts";
-import { cancelQueued, claimLate, endedUnpaid, findPayments, type Payment, settlePayment, takeOver, unclaimUnits, writeTombstone } from "../payments.ts";
+import {
+  cancelQueued,
+  claimLate,
+  endedUnpaid,
+  findPayments,
+  HONOURED,
+  type Payment,
+  settlePayment,
+  takeOver,
+  unclaimUnits,
+  writeTombstone,
+} from "../payments.ts";
 import type { Sale } from "../sales.ts";
 import { gates, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
@@ -27,6 +38,8 @@ const SETTLED_MS = 2_000;
 const SENDS_MAX = 3;
 /** Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups (rule A). */
 const KEY_LIFE_MS = 5 * 3_600_000;
+/** Longer than any hold's grace: so long an honoured capture is followed up. */
+const HONOURED_MS = 3_600_000;
 const URGENT_WAIT_MS = 1_500;
 /** Refund is asked for again after this when the gateway gave no definite answer. */
 const REFUND_AGAIN_MS = 5_000;
@@ -182,6 +195,19 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
   }
   await followPayments(ctx, toFollow);
   return toFollow.length;
+}
+
+/**
+ * Honoured captures, until their holds are confirmed: a decline of before may have made one held again, with its order recorded already, and
+ * then nothing else would look at it (found by the model in test/ladder.test.ts, after two crashes).
+ */
+async function followHonoured(ctx: Context): Promise<void> {
+  const rows = await ctx.db
+    .select()
+    .from(payments)
+    .where(and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))))
+    .limit(BATCH_MAX);
+  await followPayments(ctx, rows);
 }
 
 /** Queued too long -> held again; queued and not in line (a crash, a lost Redis) -> in line. */
@@ -358,6 +384,10 @@ export async function reconcileOnce(ctx: Context, options: { walk?: boolean } = 
       return {};
     });
   }
+  await step(async () => {
+    await followHonoured(ctx);
+    return {};
+  });
   await step(() => requeue(ctx));
   await step(async () => ({ refunds: await refund(ctx) }));
   await step(async () => ({ movesFinished: await finishMoves(ctx) }));
