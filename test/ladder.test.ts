@@ -113,7 +113,7 @@ function next(s: State, rules: Rules): Array<[string, State]> {
       });
   });
   // Reconcilers: two that do not know of each other, either may crash between any two steps.
-  s.workers.forEach((w, k) => {
+  for (const [k, w] of s.workers.entries()) {
     const go = (name: string, f: (n: State) => Pc) =>
       step(`w${k}: ${name}`, (n) => {
         n.workers[k] = f(n);
@@ -146,37 +146,41 @@ function next(s: State, rules: Rules): Array<[string, State]> {
             return null;
           });
       }
-      return;
+      continue;
     }
     const h = hold(s, w.ref);
     switch (w.at) {
       case "decline":
-        return go(`declines the hold of ${w.ref}`, (n) => {
+        go(`declines the hold of ${w.ref}`, (n) => {
           if (h.s === "P" && matches(n, w.ref)) Object.assign(hold(n, w.ref), { s: "H", grace: true });
           return null;
         });
+        break;
       case "pin":
-        return go(`pins ${w.ref} again`, (n) => {
+        go(`pins ${w.ref} again`, (n) => {
           if (h.ref !== w.ref || (h.s !== "H" && h.s !== "P")) return { at: "refund", ref: w.ref };
           Object.assign(hold(n, w.ref), { s: "P" });
           return { at: "claim", ref: w.ref };
         });
+        break;
       case "claim":
-        return go(`claims ${w.ref} again`, (n) => {
+        go(`claims ${w.ref} again`, (n) => {
           if (n.pay[w.ref] !== "D") return null;
           if (n.claimed >= GRANTED || (rules.one && othersLive(n, w.ref))) return { at: "refund", ref: w.ref };
           n.claimed++;
           n.pay[w.ref] = "C";
           return { at: "confirm", ref: w.ref };
         });
+        break;
       case "refund":
-        return go(`will refund ${w.ref}`, (n) => {
+        go(`will refund ${w.ref}`, (n) => {
           if (n.pay[w.ref] === "D") n.pay[w.ref] = "r";
           return null;
         });
+        break;
       case "confirm":
       case "repin":
-        return go(`confirms ${w.ref}`, (n) => {
+        go(`confirms ${w.ref}`, (n) => {
           if (h.s === "P" && matches(n, w.ref)) Object.assign(hold(n, w.ref), { s: "C" });
           else if (rules.repin && w.at === "confirm" && h.s === "H" && h.ref === w.ref) {
             Object.assign(hold(n, w.ref), { s: "P" });
@@ -184,8 +188,9 @@ function next(s: State, rules: Rules): Array<[string, State]> {
           }
           return null;
         });
+        break;
     }
-  });
+  }
   return out;
 }
 

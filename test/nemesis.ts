@@ -190,6 +190,11 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         redis = await startOneRedis(redis.port, redisFolder);
       },
       "Redis is emptied": () => admin(redis.port, (r) => r.flushall()),
+      "Redis has no memory left": async () => {
+        await admin(redis.port, (r) => r.config("SET", "maxmemory", "1mb"));
+        await pause(1_000);
+        await admin(redis.port, (r) => r.config("SET", "maxmemory", "0"));
+      },
       "a stale replica is promoted": async () => {
         await admin(replica.port, (r) => r.replicaof("NO", "ONE"));
         await pause(500);
