@@ -7,7 +7,7 @@
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
  */
-import { and, eq, inArray, notInArray } from "drizzle-orm";
+import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Tx } from "../db.ts";
@@ -65,7 +65,10 @@ async function drain(ctx: Context, saleId: string, saleNo: number): Promise<numb
   }
 }
 
-/** The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch. */
+/**
+ * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings the mirror in line with
+ * what was decided from payments and orders.
+ */
 async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instance): Promise<{ image: InstallImage; dropped: number }> {
   const [sale] = await tx.select().from(sales).where(eq(sales.id, saleId));
   if (!sale) throw new Error(`no sale ${saleId}`);
@@ -104,7 +107,7 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     for (const part of lines.split(",")) f(part.split(":")[0] as string, Number(part.split(":")[1]));
   };
   const isLive = (h: Hold) => h.state === "held" || h.state === "paying";
-  let dropped = 0;
+  const dropped: string[] = [];
   // Payments in line before plain holds, older holds before newer: whoever does not fit any more had a hold that a later
   // transition, lost with Redis, had already given back. It is told HOLD_LOST, uncharged.
   const unclaimed = [...holds].filter(([key, h]) => isLive(h) && !claimedKeys.has(key));
@@ -115,7 +118,7 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     if (fits) each(h.lines, (sku, n) => free.set(sku, (free.get(sku) ?? 0) - n));
     else {
       holds.delete(key);
-      dropped++;
+      dropped.push(key);
     }
   }
 
@@ -138,8 +141,19 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     customers,
     moves,
   };
-  return { image, dropped };
+  const before = new Map(mirrored.map((r) => [r.key, r.state]));
+  const decided = image.holds.flatMap(({ key, hold }) =>
+    before.has(key) && before.get(key) !== letterOf(hold) ? [{ key, state: letterOf(hold), reference: hold.reference }] : [],
+  );
+  // A hold that was dropped is over: the next rebuild must not bring it back.
+  decided.push(...dropped.map((key) => ({ key, state: "x" as const, reference: "" })));
+  await tx.execute(sql`
+    update reservations r set state = d.state, reference = d.reference, epoch = ${epoch}, seq = ${image.seq}, changed_at = now()
+    from jsonb_to_recordset(${JSON.stringify(decided)}::jsonb) as d(key text, state text, reference text) where r.sale_id = ${saleId} and r.key = d.key`);
+  return { image, dropped: dropped.length };
 }
+
+const letterOf = (h: Hold) => (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find((l) => RESERVATION_LETTERS[l] === h.state) as ReservationLetter;
 
 /** Makes the sale whole in the Redis we are connected to, or says that it is already. */
 export async function rebuildSale(ctx: Context, saleId: string): Promise<Rebuilt> {
