@@ -12,6 +12,8 @@ import { endOrphan, freePort, StartError, startGuarded } from "./processes.ts";
 import type { LocalServer } from "./redis.ts";
 
 const run = promisify(execFile);
+/** How long a killed server may take to be gone. */
+const ORPHAN_MS_MAX = 20_000;
 const READY_MS_MAX = 60_000;
 
 function programs(): { initdb: string; postgres: string } {
@@ -93,11 +95,20 @@ export async function startPostgres(
     "log_checkpoints=off",
     ...(o.settings ?? []),
   ];
-  // SIGINT is Postgres' fast shutdown; SIGTERM would wait for every client.
-  const server = startGuarded("postgres", asUser([bin.postgres, "-D", dir, "-p", String(port), ...settings.flatMap((s) => ["-c", s])]), { signal: "INT" });
   const url = `postgres://fukubukuro:${o.password}@127.0.0.1:${port}/postgres`;
-  await Promise.race([answers(url), server.endedEarly]);
-  return { url, port, pid: server.child.pid as number, stop: server.stop };
+  const command = asUser([bin.postgres, "-D", dir, "-p", String(port), ...settings.flatMap((s) => ["-c", s])]);
+  for (const until = Date.now() + ORPHAN_MS_MAX; ; ) {
+    // SIGINT is Postgres' fast shutdown; SIGTERM would wait for every client.
+    const server = startGuarded("postgres", command, { signal: "INT" });
+    try {
+      await Promise.race([answers(url), server.endedEarly]);
+      return { url, port, pid: server.child.pid as number, stop: server.stop };
+    } catch (error) {
+      // One that was killed a moment ago is not quite gone: its pid is not reaped, or its backends still hold the shared memory.
+      if (!/lock file|shared memory/.test(String(error)) || Date.now() > until) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 300));
+    }
+  }
 }
 
 async function answers(url: string): Promise<void> {
