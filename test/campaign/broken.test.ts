@@ -204,6 +204,7 @@ const DEFECTS: Defect[] = [
   one("a replay is a new reservation", "lua/reserve.lua", "  if h then\n", "  if h and h.state ~= 'h' then\n", "scripts", "REPLAYED"),
   one("a board is no lease", "lua/prelude.lua", "return book.told_out[sku] and 0 or have", "return have", "scripts", "is a lease"),
   one("a board refuses those who hold something", "src/board.ts", " || w.customers.has(customerId)", "", "rush", "refusing from memory"),
+  one("an honoured capture is not followed", "src/recover/reconcile.ts", "    await followHonoured(ctx);\n", "", "rules", "late money"),
   one(
     "a late capture is left lying",
     "src/recover/reconcile.ts",
