@@ -11,7 +11,7 @@ import { epochs, items, type OrderLine, payments } from "./schema.ts";
 export type Payment = typeof payments.$inferSelect;
 export type NewPayment = typeof payments.$inferInsert;
 /** What a hold needs to know of its payment to be brought in line with it. */
-export type PaymentOutcome = Pick<Payment, "saleId" | "reference" | "reservationKey" | "state" | "declineCode">;
+export type PaymentOutcome = Pick<Payment, "saleId" | "reference" | "reservationKey" | "state" | "declineCode" | "late">;
 
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
@@ -141,7 +141,14 @@ export async function claimAtOnce(db: Db, saleId: string, references: string[], 
         saleId,
         done.flatMap((p) => p.lines),
       );
-      return done.map((p) => ({ saleId, reference: p.reference, reservationKey: p.reservation_key, state: "captured" as const, declineCode: null }));
+      return done.map((p) => ({
+        saleId,
+        reference: p.reference,
+        reservationKey: p.reservation_key,
+        state: "captured" as const,
+        declineCode: null,
+        late: false,
+      }));
     });
   } catch (error) {
     if (error instanceof NotEnough) return "NO_UNITS";
@@ -317,3 +324,6 @@ export async function writeTombstone(
 }
 
 export const endedUnpaid = (p: Pick<Payment, "state">) => (PAYMENT_ENDED_UNPAID as readonly PaymentState[]).includes(p.state);
+
+/** Its hold must not stay paying: it ended unpaid, or it is late money on its way back. */
+export const leavesHold = (p: Pick<Payment, "state" | "late">) => endedUnpaid(p) || p.late;

@@ -197,6 +197,35 @@ describe("late money", () => {
     expect((await p.s.read(p.id)).body.status).toBe("confirmed");
   });
 
+  it("is refunded when no unit can be claimed though its hold lives: the hold does not stay paying, nor become confirmed by a rebuild", async () => {
+    const { saleId } = await saleWith(1);
+    const p = await capturedLate(saleId, "pinned");
+    await ctx().db.update(items).set({ claimed: 1 }).where(eq(items.saleId, saleId));
+    await reconcileOnce(ctx(), { walk: true });
+    await ctx().db.update(items).set({ claimed: 0 }).where(eq(items.saleId, saleId));
+    await until("the refund, and the hold to be held again", async () => {
+      await reconcileOnce(ctx());
+      return (await findPayment(ctx().db, p.reference))?.state === "refunded" && (await p.s.read(p.id)).body.status === "held";
+    });
+    await ctx().redis.client.del(...saleKeys(saleId).book.slice(0, 7), saleKeys(saleId).moves);
+    await rebuildSale(ctx(), saleId);
+    expect((await p.s.read(p.id)).body.status).not.toBe("confirmed");
+  });
+
+  it("waits while payments are paused: neither refunded nor honoured until they go on", async () => {
+    const { saleId, sale } = await saleWith(1);
+    const p = await capturedLate(saleId, "waits");
+    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await op.patch(saleId, { paying: "off" });
+    await reconcileOnce(ctx(), { walk: true }).catch(() => {});
+    expect((await findPayment(ctx().db, p.reference))?.state).not.toBe("refunding");
+    await op.patch(saleId, { paying: "on" });
+    await until("it to be honoured", async () => {
+      await reconcileOnce(ctx(), { walk: true });
+      return (await p.s.read(p.id)).body.status === "confirmed";
+    });
+  });
+
   it("is refunded when the units were sold to someone else", async () => {
     const { saleId, sale } = await saleWith(1);
     const p = await capturedLate(saleId, "tooLate");

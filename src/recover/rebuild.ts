@@ -77,7 +77,7 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   const live = await tx
     .select()
     .from(payments)
-    .where(and(eq(payments.saleId, saleId), notInArray(payments.state, [...PAYMENT_ENDED_UNPAID])));
+    .where(and(eq(payments.saleId, saleId), notInArray(payments.state, [...PAYMENT_ENDED_UNPAID]), eq(payments.late, false)));
   const orderRows = await tx.select({ reference: orders.reference, status: orders.status }).from(orders).where(eq(orders.saleId, saleId));
   const moves = await tx
     .select({ id: stockMoves.id, delta: stockMoves.delta })

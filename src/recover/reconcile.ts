@@ -16,12 +16,14 @@ import {
   endedUnpaid,
   findPayments,
   HONOURED,
+  leavesHold,
   type Payment,
   settlePayment,
   takeOver,
   unclaimUnits,
   writeTombstone,
 } from "../payments.ts";
+import { Unavailable } from "../redis.ts";
 import type { Sale } from "../sales.ts";
 import { gates, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
@@ -191,7 +193,7 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
         const reservationId = ctx.ids.reservationId(sale.no, customerId, key);
         return writeTombstone(ctx.db, { reference, saleId: sale.id, reservationId, reservationKey: key, customerId });
       }));
-    if (p.state === "captured" || p.state === "declined" || p.state === "cancelled") toFollow.push(p);
+    if (p.state === "captured" || leavesHold(p)) toFollow.push(p);
   }
   await followPayments(ctx, toFollow);
   return toFollow.length;
@@ -319,6 +321,8 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
     const pin = { key: p.reservationKey, customerId: p.customerId, reference: p.reference, referenceBefore: p.reference };
     const { results } = await around("late.pin", () => ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [pin])));
+    // Neither yes nor no yet: the walk comes back to this charge.
+    if (results[0]?.outcome === "PAUSED") throw new Unavailable("payments are paused; late money waits");
     const honoured = results[0]?.outcome === "PAYING" && (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, sale.epoch)));
     if (honoured) {
       ctx.log.warn({ reference: p.reference }, "captured after its payment had ended, while its hold still lived: honoured");

@@ -4,7 +4,7 @@
  */
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
-import { endedUnpaid, NO_UNITS, type PaymentOutcome } from "../payments.ts";
+import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments.ts";
 import type { Sale } from "../sales.ts";
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
@@ -16,7 +16,7 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
     if (!sale) continue;
     const captured = ofSale.filter((p) => p.state === "captured");
     if (captured.length > 0) await confirmCaptured(ctx, sale, captured, true);
-    const ended = ofSale.filter(endedUnpaid);
+    const ended = ofSale.filter(leavesHold);
     if (ended.length > 0) {
       const requests = ended.map((p) => ({
         key: p.reservationKey,
