@@ -30,16 +30,25 @@ const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 const COLUMNS = Object.entries(getTableColumns(payments)).map(([property, column]) => [property as keyof NewPayment, column.name] as const);
 const DEFAULTS: Partial<NewPayment> = { fence: 0, claimed: false, late: false, sends: 0 };
 
+/** A row to be, and the epoch of the Redis in which its hold was pinned; a tombstone has no pin. */
+export type RowToInsert = NewPayment & { pinnedIn?: number };
+
 /**
- * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation).
+ * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation). A row whose pin
+ * is of an older epoch is not: the rebuild in between did not see it, so its unit is on offer again (rule I, for the row as for the claim).
  * One JSON parameter for all rows: a parameter for each column of each row took longer to write down than the insert itself.
  */
-export async function insertPayments(db: Db, rows: NewPayment[]): Promise<Set<string>> {
+export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<string>> {
   const queuedAt = new Date();
   const records = rows.map((row) => Object.fromEntries(COLUMNS.map(([property, name]) => [name, row[property] ?? DEFAULTS[property] ?? null])));
   for (const r of records) r.queued_at ??= queuedAt;
+  const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
+  const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    insert into payments select * from jsonb_populate_recordset(null::payments, ${JSON.stringify(records)}::jsonb) on conflict do nothing returning reference`);
+    with stands as (select sale_id, epoch from epochs where sale_id in (select jsonb_array_elements_text(${JSON.stringify(saleIds)}::jsonb)) for share)
+    insert into payments select p.* from jsonb_populate_recordset(null::payments, ${JSON.stringify(records)}::jsonb) p join stands using (sale_id)
+    where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
+    on conflict do nothing returning reference`);
   return new Set(inserted.map((r) => r.reference));
 }
 

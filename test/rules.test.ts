@@ -1,10 +1,11 @@
 /** Rules of the protocol that no other test takes hold of: each fails when its rule is taken out of the code. */
 import { eq } from "drizzle-orm";
+import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Gateway } from "../src/gateways/port.ts";
 import { makeReference } from "../src/ids.ts";
 import { saleKeys } from "../src/keys.ts";
-import { claimForSending, claimLate, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
+import { cancelQueued, claimForSending, claimLate, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
@@ -293,5 +294,70 @@ describe("a journal entry of a newer version", () => {
     expect(await client.xlen(journal)).toBe(1);
     expect(await ctx().db.select().from(deadLetters).where(eq(deadLetters.saleId, saleId))).toEqual([]);
     expect(await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId))).toHaveLength(1);
+  });
+});
+
+describe("rule I, for the payment's row", () => {
+  /** The payments table takes no new row until the returned function is called; reading goes on. */
+  async function noNewPayments(): Promise<() => Promise<void>> {
+    const sql = postgres(world.databaseUrl, { max: 1 });
+    let release: () => void = () => {};
+    const released = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let locked: () => void = () => {};
+    const isLocked = new Promise<void>((resolve) => {
+      locked = resolve;
+    });
+    const held = sql.begin(async (tx) => {
+      await tx`lock table payments in share row exclusive mode`;
+      locked();
+      await released;
+    });
+    await isLocked;
+    return async () => {
+      release();
+      await held;
+      await sql.end();
+    };
+  }
+  const pinned = (saleId: string, key: string) => async () => {
+    const sale = (await ctx().sales.get(saleId)) as Awaited<ReturnType<typeof saleWith>>["sale"];
+    return (await ctx().sales.call(sale, (s) => ctx().scripts.read(s, [key]))).results[0]?.state === "paying";
+  };
+
+  it.each([
+    ["whose hold is rebuilt", true],
+    ["whose hold is lost", false],
+  ])("a payment %s while its row is being written is not begun, and no unit is offered twice", async (_, mirrored) => {
+    const { saleId, sale } = await saleWith(1);
+    const s = shopper(api.url, `between-${mirrored}`);
+    const { id } = (await s.reserve(saleId, "k")).body;
+    const key = ctx().ids.parse(id, `between-${mirrored}`)?.key as string;
+    if (mirrored) await persistStage(ctx(), "by-hand")(sale);
+    const go = await noNewPayments();
+    const confirming = s.confirm(id, { gateway: "cod" }, { waitS: 0 });
+    await until("the pin", pinned(saleId, key));
+    await ctx().redis.client.flushall();
+    await rebuildSale(ctx(), saleId);
+    await go();
+    expect(await confirming).toMatchObject({ status: 503 });
+    expect(await ctx().db.select().from(payments).where(eq(payments.saleId, saleId))).toEqual([]);
+    const item = (await op.sale(saleId)).items[0];
+    expect(item).toMatchObject(mirrored ? { free: 0, held: 1, claimed: 0 } : { free: 1, held: 0, claimed: 0 });
+    // The shopper presses again, and is told the truth.
+    expect(await s.confirm(id, { gateway: "cod" }, { waitS: 0 })).toMatchObject(mirrored ? { status: 202 } : { status: 410, body: { code: "HOLD_LOST" } });
+  });
+
+  it("late money that was pinned before a rebuild is not claimed after it", async () => {
+    const { saleId, sale } = await saleWith(1);
+    const { id, key, reference } = await queued(saleId, "late-between");
+    await cancelQueued(ctx().db, [reference], "by hand");
+    const epoch = sale.epoch;
+    await ctx().redis.client.flushall();
+    await rebuildSale(ctx(), saleId);
+    await expect(claimLate(ctx().db, reference, "ch_late", saleId, epoch)).rejects.toThrow();
+    expect((await findPayment(ctx().db, reference))?.state).toBe("cancelled");
+    expect([id, key]).toBeTruthy();
   });
 });

@@ -320,10 +320,17 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
   const sale = await ctx.sales.get(p.saleId);
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
     const pin = { key: p.reservationKey, customerId: p.customerId, reference: p.reference, referenceBefore: p.reference };
-    const { results } = await around("late.pin", () => ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [pin])));
+    // The claim holds only in the Redis that has the pin (rule I).
+    let epoch = 0;
+    const { results } = await around("late.pin", () =>
+      ctx.sales.call(sale, (s) => {
+        epoch = s.epoch;
+        return ctx.scripts.pay(s, [pin]);
+      }),
+    );
     // Neither yes nor no yet: the walk comes back to this charge.
     if (results[0]?.outcome === "PAUSED") throw new Unavailable("payments are paused; late money waits");
-    const honoured = results[0]?.outcome === "PAYING" && (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, sale.epoch)));
+    const honoured = results[0]?.outcome === "PAYING" && (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, epoch)));
     if (honoured) {
       ctx.log.warn({ reference: p.reference }, "captured after its payment had ended, while its hold still lived: honoured");
       return followPayments(ctx, [honoured]);

@@ -8,7 +8,7 @@ import { coalesce, Overloaded } from "../coalesce.ts";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import { makeReference } from "../ids.ts";
-import { findPayment, insertPayments, type NewPayment, type Payment } from "../payments.ts";
+import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
 import type { Sale } from "../sales.ts";
 import type { Contact, OrderLine, ShipTo } from "../schema.ts";
@@ -59,15 +59,21 @@ export function amountOf(sale: Sale, lines: OrderLine[]): number {
 
 export function payStage(ctx: Context) {
   type Pin = { key: string; customerId: string; reference: string; referenceBefore: string };
-  const pins = new Map<string, (p: Pin) => Promise<{ result: PayResult; clock: SaleClock }>>();
+  const pins = new Map<string, (p: Pin) => Promise<{ result: PayResult; clock: SaleClock; epoch: number }>>();
 
   function pin(sale: Sale, p: Pin) {
     let run = pins.get(sale.id);
     if (!run) {
       run = coalesce(
         async (batch: Pin[]) => {
-          const answer = await around("pay.pin", () => ctx.sales.call(sale, (s) => ctx.scripts.pay(s, batch)));
-          return answer.results.map((result) => ({ result, clock: answer }));
+          let epoch = 0;
+          const answer = await around("pay.pin", () =>
+            ctx.sales.call(sale, (s) => {
+              epoch = s.epoch;
+              return ctx.scripts.pay(s, batch);
+            }),
+          );
+          return answer.results.map((result) => ({ result, clock: answer, epoch }));
         },
         { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
       );
@@ -77,7 +83,7 @@ export function payStage(ctx: Context) {
   }
 
   /** The place in the line, 0 when that is not known; null when the row was not written. */
-  const insert = coalesce<NewPayment, number | null>(
+  const insert = coalesce<RowToInsert, number | null>(
     async (rows) => {
       const inserted = await around("pay.row", () => insertPayments(ctx.db, rows)).catch((error) => {
         throw new Unavailable("Postgres does not answer", 1000, { cause: error });
@@ -106,7 +112,7 @@ export function payStage(ctx: Context) {
 
   async function attempt(sale: Sale, r: PayRequest, referenceBefore: string, tries: number): Promise<Paid> {
     const reference = makeReference(Date.now());
-    const { result, clock } = await pin(sale, { key: r.key, customerId: r.customerId, reference, referenceBefore });
+    const { result, clock, epoch } = await pin(sale, { key: r.key, customerId: r.customerId, reference, referenceBefore });
     switch (result.outcome) {
       case "PAUSED":
       case "LOST":
@@ -130,6 +136,7 @@ export function payStage(ctx: Context) {
         const orderLines = orderLinesOf(sale, result.hold.lines);
         const place = await insert({
           reference,
+          pinnedIn: epoch,
           saleId: sale.id,
           reservationId: r.reservationId,
           reservationKey: r.key,
@@ -146,7 +153,7 @@ export function payStage(ctx: Context) {
           language: r.language,
           state: "queued",
         });
-        // Not written: reconcile closed this pin meanwhile, or an earlier payment is still live. Reconcile gives the hold back.
+        // Not written: reconcile closed this pin meanwhile, an earlier payment is still live, or Redis was rebuilt. Reconcile gives the hold back.
         if (place === null) throw new Unavailable("the payment was not begun", 2000);
         return { outcome: "PAYING", hold: result.hold, clock, begun: { gateway: r.gateway, place } };
       }
@@ -163,8 +170,8 @@ export function payStage(ctx: Context) {
   };
 }
 
-function byGateway(rows: NewPayment[]): Map<string, NewPayment[]> {
-  const out = new Map<string, NewPayment[]>();
+function byGateway(rows: RowToInsert[]): Map<string, RowToInsert[]> {
+  const out = new Map<string, RowToInsert[]>();
   for (const r of rows) out.set(r.gateway, [...(out.get(r.gateway) ?? []), r]);
   return out;
 }
