@@ -20,6 +20,7 @@ import { ADMIN_TOKEN, inParallel, operator, pause, SECRET, saleBodyOf, shopper, 
 const UNITS = 60;
 const SHOPPERS = 160;
 const HEAL_MS_MAX = 90_000;
+const SHOP_MS_MAX = 60_000;
 
 /** mulberry32: the same numbers for the same seed, anywhere. */
 export function randomOf(seed: number): () => number {
@@ -121,10 +122,13 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     await until("the sale", async () => (await operator((processes[0] as Process).url).create(sale)).status === 201, 30_000);
     const told = { confirmed: new Set<string>(), granted: UNITS };
     let lost = 0;
+    /** Everything was healed long ago: who still waits has met a fault of ours. */
+    let tired = false;
+    const waiting = new Map<string, string>();
     const url = () => (processes[random() < 0.5 ? 0 : 1] as Process).url;
     const ask = async <T>(f: (u: string) => Promise<T>): Promise<T | null> => f(url()).catch(() => null);
-    async function shop(i: number): Promise<void> {
-      const id = `c${i}`;
+    const shop = (i: number) => shopOnce(`c${i}`).finally(() => !tired && waiting.delete(`c${i}`));
+    async function shopOnce(id: string): Promise<void> {
       await pause(random() * ms * 0.8);
       const payments = pick([
         [{ token: "tok_ok" }],
@@ -133,7 +137,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         [{ token: "tok_timeout_after_charge" }],
         [{ token: "tok_error_then_ok" }],
       ]) as Array<Record<string, string>>;
-      for (let tries = 0; tries < 400; tries++) {
+      for (let tries = 0; tries < 400 && !tired; tries++) {
         const held = await ask((u) => shopper(u, id).reserve(sale.id, "k"));
         if (held?.status === 409 && held.body.code === "SOLD_OUT") return;
         if (held?.status === 410) return void lost++;
@@ -142,6 +146,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         if (held?.status === 200 || held?.status === 201) {
           const payment = payments.length > 1 && tries > 0 ? payments[1] : payments[0];
           const paid = await ask((u) => shopper(u, id).confirm(held.body.id, payment, { waitS: 2 }));
+          waiting.set(id, `held ${held.status} ${held.body.status}, then ${paid?.status} ${JSON.stringify(paid?.body)?.slice(0, 300)}`);
           if (paid?.body.status === "confirmed") return void told.confirmed.add(paid.body.orderId as string);
           if (paid?.body.code === "HOLD_LOST") return void lost++;
         }
@@ -243,7 +248,9 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       l.cut();
     }
     for (const p of processes) p.kill("SIGCONT");
+    const late = setTimeout(() => (tired = true), SHOP_MS_MAX);
     await shopping;
+    clearTimeout(late);
     const places = { databaseUrl: pg.url, redisUrl: redis.url, gatewayUrl: gateway.url, mailsFolder: mailbox.folder };
     let wrong: string[] = [];
     await until(
@@ -255,6 +262,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       },
       HEAL_MS_MAX,
     ).catch(() => {});
+    if (tired) wrong.push(...[...waiting].map(([id, last]) => `${SHOP_MS_MAX} ms after everything was healed ${id} still waited: ${last}`));
     if (done.length < 3) wrong.push(`only ${done.length} faults: the run is void`);
     if (told.confirmed.size < 10) wrong.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
     return { faults: wrong, done, confirmed: told.confirmed.size, lost };

@@ -29,6 +29,14 @@ const one = (name: string, file: string, from: string, to: string, by: string, n
 
 const DEFECTS: Defect[] = [
   one(
+    "rule I: a payment's row is written whatever became of its pin",
+    "src/payments.ts",
+    "::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch",
+    "::jsonb ->> p.reference)::int, stands.epoch) is not null",
+    "rules",
+    "rule I, for the payment's row",
+  ),
+  one(
     "rule A: not found ends a payment",
     "src/recover/reconcile.ts",
     `if (said?.outcome !== "not_found") return settle(mine, said);`,
