@@ -1,13 +1,15 @@
 /** Operator routes. Each one that changes something leaves a row in the admin log. */
-import { and, eq, gte, lt, sql } from "drizzle-orm";
+import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
-import { adminAuth } from "./auth.ts";
+import type { AdminAuth } from "./auth.ts";
 import type { Boards } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey } from "./contract.ts";
 import { around } from "./crash.ts";
+import { ordersCsv } from "./csv.ts";
+import { figures, makeSampler } from "./figures.ts";
 import { orderIdOf, referenceOfOrder } from "./ids.ts";
 import { invalid, Problem } from "./problem.ts";
 import { auditSale } from "./recover/audit.ts";
@@ -17,18 +19,26 @@ import { headerOf, incomingOf, type Routes } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import { adminLog, epochs, items, journalPositions, orders, payments, sales } from "./schema.ts";
 import { topUp } from "./stages/topup.ts";
-import { findOrder, newestFirst, saleStatus, viewOrders } from "./view.ts";
-import { certificatePage } from "./web/certificate.ts";
+import { findOrder, newestFirst, viewOrders } from "./view.ts";
+import { certificateAnswer } from "./web/certificate.tsx";
 
-const EVENTS_MS = 1_000;
+/** 消費税 of what names no other rate. */
+const JPY_TAX_PERCENT = 10;
 
-export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => Promise<Sale>, boards: Boards): void {
+interface Parts {
+  auth: AdminAuth;
+  boards: Boards;
+  saleOf: (c: Http) => Promise<Sale>;
+}
+
+export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf }: Parts): void {
   const { route, json, bodyOf } = routes;
-  const authenticate = adminAuth(ctx.config.adminTokens);
-  const admin = (c: Http) => authenticate(headerOf(incomingOf(c).headers, "authorization"));
+  const sampler = makeSampler(ctx);
+  const admin = (c: Http) => auth.check(c.req.method, incomingOf(c).headers);
   const who = { tag: "Operator", who: "admin" } as const;
 
   async function note(action: string, saleId: string | null, detail: Record<string, unknown>): Promise<void> {
+    sampler.booksMoved();
     await ctx.db.insert(adminLog).values({ action, saleId, detail });
     ctx.log.info({ action, saleId, ...detail }, "operator");
   }
@@ -139,8 +149,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
       const sale = await saleOf(c);
       const audit = await auditSale(ctx, sale.id, sale.no);
       if (!prefers(c, "text/html")) return json(c, 200, audit);
-      const csp = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-      return routes.send(c, 200, certificatePage(sale, audit), { "content-type": "text/html; charset=utf-8", "content-security-policy": csp });
+      return certificateAnswer(c, routes, sale, audit);
     },
   );
 
@@ -176,7 +185,7 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
       const q = check(contract.ordersQuery, c.req.query());
       const before = cursorOf(q.cursor);
       const where = and(q.saleId === undefined ? undefined : eq(orders.saleId, q.saleId), before === null ? undefined : lt(orders.no, before));
-      if (prefers(c, "text/csv")) return ordersCsv(ctx, routes, c, where);
+      if (q.format === "csv" || (q.format === undefined && prefers(c, "text/csv"))) return ordersCsv(ctx, routes, c, where);
       const rows = await ctx.db
         .select()
         .from(orders)
@@ -229,20 +238,75 @@ export function adminRoutes(ctx: Context, routes: Routes, saleOf: (c: Http) => P
   route(
     {
       ...who,
+      method: "post",
+      path: "/v1/admin/orders/{id}/mail",
+      summary: "Send the order's confirmation mail once more, under a new message id",
+      body: contract.resendBody,
+      answers: { 202: { description: "queued", schema: contract.anyObject } },
+    },
+    async (c) => {
+      admin(c);
+      const { reason } = check(contract.resendBody, await bodyOf(c));
+      const orderId = c.req.param("id") ?? "";
+      const order = referenceOfOrder(orderId) ? await findOrder(ctx, orderId) : undefined;
+      if (!order) throw new Problem("NOT_FOUND", "no such order");
+      const [queued] = await ctx.db.execute<{ kind: string }>(sql`
+        insert into outbox (order_id, kind, sale_id, language)
+        select order_id, 'confirmation-' || count(*) + 1, min(sale_id), min(language) from outbox where order_id = ${orderId} group by order_id
+        on conflict (order_id, kind) do nothing returning kind`);
+      // Two operators at the same moment: the one mail is on its way.
+      if (queued) await note("resend mail", order.saleId, { orderId, reason });
+      ctx.work.emit("outbox");
+      return json(c, 202, { orderId, queued: true });
+    },
+  );
+
+  route(
+    {
+      ...who,
+      method: "get",
+      path: "/v1/admin/log",
+      summary: "What operators did, newest first",
+      query: contract.logQuery,
+      answers: { 200: { description: "the trail", schema: contract.logView } },
+      problems: ["INVALID_REQUEST"],
+    },
+    async (c) => {
+      admin(c);
+      const q = check(contract.logQuery, c.req.query());
+      const rows = await ctx.db
+        .select()
+        .from(adminLog)
+        .where(q.saleId === undefined ? undefined : eq(adminLog.saleId, q.saleId))
+        .orderBy(desc(adminLog.id))
+        .limit(q.limit);
+      return json(c, 200, { entries: rows.map(({ at, action, saleId, detail }) => ({ at: at.toISOString(), action, saleId, detail })) });
+    },
+  );
+
+  route(
+    {
+      ...who,
       method: "get",
       path: "/v1/admin/events",
       summary: "Figures of all sales as server-sent events, once a second",
-      answers: { 200: { description: "`event: figures`", schema: contract.anyObject, type: "text/event-stream" } },
+      answers: {
+        200: {
+          description:
+            "`event: figures` once a second; before the first `event: history`, the last quarter of an hour; `event: books`, the audits, now and then",
+          schema: contract.anyObject,
+          type: "text/event-stream",
+        },
+      },
     },
     (c) => {
       admin(c);
+      if (sampler.isFull()) throw new Problem("OVERLOADED", "too many watch already");
       return streamSSE(c, async (stream) => {
         const gone = new AbortController();
         stream.onAbort(() => gone.abort());
-        while (!gone.signal.aborted && !ctx.draining.aborted) {
-          const all = await Promise.all((await ctx.sales.all()).map((s) => figures(ctx, s))).catch((error) => ({ unavailable: String(error.message) }));
-          await stream.writeSSE({ event: "figures", data: JSON.stringify(Array.isArray(all) ? { sales: all } : all) });
-          await stream.sleep(EVENTS_MS);
+        for await (const { event, data } of sampler.watch(AbortSignal.any([gone.signal, ctx.draining]))) {
+          await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });
     },
@@ -273,6 +337,7 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
           ...{ id: body.id, name: body.name, currency: body.currency, language: body.language ?? null, holdMs: body.holdMs, createdFrom },
           ...{ opensAt: new Date(body.opensAt), closesAt: new Date(body.closesAt), maxUnitsPerCustomer: body.maxUnitsPerCustomer },
           ...{ gateways: body.gateways ?? ctx.config.gateways, shippingFee: body.shippingFee ?? 0 },
+          details: { shop: body.shop, terms: body.terms, taxPercent: body.taxPercent ?? (body.currency === "JPY" ? JPY_TAX_PERCENT : 0) },
         })
         .onConflictDoNothing()
         .returning();
@@ -281,9 +346,7 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
         if (before?.createdFrom !== createdFrom) throw new Problem("SALE_EXISTS", `sale ${body.id} was created with other settings`);
         return false;
       }
-      await tx
-        .insert(items)
-        .values(body.items.map((i, position) => ({ saleId: body.id, sku: i.sku, position, name: i.name, unitPrice: i.unitPrice, granted: i.stock })));
+      await tx.insert(items).values(body.items.map(({ stock, ...i }, position) => ({ ...i, saleId: body.id, position, granted: stock })));
       await tx.insert(epochs).values({ saleId: body.id });
       await tx.insert(journalPositions).values({ saleId: body.id });
       return true;
@@ -327,141 +390,4 @@ async function patchSale(ctx: Context, sale: Sale, patch: Patch): Promise<void> 
   );
   await around("patch.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row))));
   await ctx.sales.refresh(sale.id);
-}
-
-/** A sale as operators see it: settings, units, gates, journal and outbox. */
-export async function figures(ctx: Context, sale: Sale) {
-  const a = await ctx.sales.call(sale, (s) => ctx.scripts.stock(s, [...sale.items.keys()]));
-  const rows = await ctx.db.execute<{ sku: string; granted: number; claimed: number; claimed_live: number; sold: number }>(sql`
-    select i.sku, i.granted, i.claimed,
-      coalesce((select sum(l.quantity) from order_lines l join orders o on o.id = l.order_id
-        where l.sale_id = i.sale_id and l.sku = i.sku and o.status <> 'refunded'), 0)::int as sold,
-      coalesce((select sum((l ->> 'quantity')::int) from payments p, jsonb_array_elements(p.lines) l
-        where p.sale_id = i.sale_id and p.claimed and p.state in ('sending', 'action_required', 'unknown') and l ->> 'sku' = i.sku), 0)::int as claimed_live
-    from items i where i.sale_id = ${sale.id} order by i.position`);
-  const [mails] = await ctx.db.execute<{ queued: number; sent: number; failed: number }>(sql`
-    select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sent')::int as sent, count(*) filter (where state = 'failed')::int as failed
-    from outbox where sale_id = ${sale.id}`);
-  const [open] = await ctx.db.execute<{ queued: number; sending: number; action_required: number; unknown: number; refunding: number; attention: number }>(sql`
-    select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
-      count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
-      count(*) filter (where state = 'refunding')::int as refunding, count(*) filter (where attention is not null)::int as attention
-    from payments where sale_id = ${sale.id}`);
-  const v = a.results;
-  const gates = await Promise.all(
-    [...ctx.gates.values()].map(async (g) => {
-      const view = await ctx.scripts.gateView(g.gateway);
-      return { gateway: g.gateway, limit: g.limit, inFlight: view.inFlight, line: view.line, callMs: view.callMs, opensInMs: view.opensInMs };
-    }),
-  );
-  return {
-    id: sale.id,
-    name: sale.name,
-    status: saleStatus({ nowMs: a.nowMs, opensAtMs: v.opensAtMs, closesAtMs: v.closesAtMs, reserving: v.reserving }),
-    ...{
-      currency: sale.currency,
-      holdMs: sale.holdMs,
-      maxUnitsPerCustomer: sale.maxUnitsPerCustomer,
-      gateways: sale.gateways,
-      shippingFee: sale.shippingFee,
-      language: sale.language,
-    },
-    opensAt: new Date(v.opensAtMs).toISOString(),
-    closesAt: new Date(v.closesAtMs).toISOString(),
-    serverTime: new Date(a.nowMs).toISOString(),
-    reserving: v.reserving ? "on" : "off",
-    paying: a.pausedAtMs > 0 ? "off" : "on",
-    epoch: sale.epoch,
-    items: rows.map((r) => {
-      const item = sale.items.get(r.sku);
-      const units = v.items.get(r.sku) ?? { free: 0, live: 0 };
-      // Live in Redis less those whose units are already claimed in Postgres; the audit reads more carefully.
-      return {
-        sku: r.sku,
-        name: item?.name,
-        unitPrice: item?.unitPrice,
-        granted: r.granted,
-        free: units.free,
-        held: units.live - r.claimed_live,
-        claimed: r.claimed,
-        sold: r.sold,
-      };
-    }),
-    holds: { held: v.heldHolds, paying: v.payingHolds },
-    gates,
-    payments: open,
-    journal: { length: v.journalLength },
-    outbox: mails,
-  };
-}
-
-/** Makes a cell harmless to spreadsheets (formulas) and quotes it. */
-export function csvCell(value: string | number | null | undefined): string {
-  const text = String(value ?? "");
-  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
-}
-
-const CSV_PAGE = 500;
-const CSV_COLUMNS = [
-  "order_id",
-  "reservation_id",
-  "sale_id",
-  "customer_id",
-  "status",
-  "sku",
-  "item",
-  "quantity",
-  "unit_price",
-  "order_amount",
-  "currency",
-  "gateway",
-  "reference",
-  "charge_id",
-  "name",
-  "email",
-  "phone",
-  "postal_code",
-  "address",
-  "confirmed_at",
-  "recorded_at",
-];
-
-/** All orders as CSV, streamed page by page: UTF-8 with BOM, one row a line. */
-function ordersCsv(ctx: Context, routes: Routes, c: Http, where: ReturnType<typeof and>): Response {
-  const encoder = new TextEncoder();
-  let before: number | null = null;
-  let begun = false;
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      if (!begun) {
-        begun = true;
-        controller.enqueue(encoder.encode(`\uFEFF${CSV_COLUMNS.join(",")}\r\n`));
-      }
-      const rows = await ctx.db
-        .select()
-        .from(orders)
-        .where(and(where, before === null ? gte(orders.no, 0) : lt(orders.no, before)))
-        .orderBy(newestFirst)
-        .limit(CSV_PAGE);
-      before = rows.at(-1)?.no ?? null;
-      const text = (await viewOrders(ctx, rows)).flatMap((o) =>
-        o.lines.map((l) =>
-          [
-            ...[o.id, o.reservationId, o.saleId, o.customerId, o.status, l.sku, l.name, l.quantity, l.unitPrice, o.amount, o.currency],
-            ...[o.payment.gateway, o.payment.reference, o.payment.chargeId, o.contact.name, o.contact.email, o.contact.phone],
-            ...[o.shipTo?.postalCode, o.shipTo?.address, o.confirmedAt, o.recordedAt],
-          ]
-            .map(csvCell)
-            .join(","),
-        ),
-      );
-      if (text.length > 0) controller.enqueue(encoder.encode(`${text.join("\r\n")}\r\n`));
-      if (rows.length < CSV_PAGE) controller.close();
-    },
-  });
-  return routes.send(c, 200, body as unknown as string, {
-    "content-type": "text/csv; charset=utf-8",
-    "content-disposition": 'attachment; filename="orders.csv"',
-  });
 }

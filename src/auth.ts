@@ -1,4 +1,5 @@
 import { hash, timingSafeEqual } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
 import { createSigner, createVerifier } from "fast-jwt";
 import { Problem } from "./problem.ts";
 
@@ -52,16 +53,77 @@ export function signShopperToken(secret: string, customerId: string, lifeMs: num
   return createSigner({ key: secret, algorithm: "HS256", expiresIn: lifeMs, aud: AUDIENCE, sub: customerId })({});
 }
 
-/** Admin tokens are kept and compared as digests: comparing strings of unequal length would throw, or tell. */
-export function adminAuth(tokens: string[] | undefined): (header: string | undefined) => void {
+const SESSION_COOKIE = "fukubukuro_admin";
+const SESSION_MS = 12 * 3_600_000;
+const SESSION_AUDIENCE = "fukubukuro-admin";
+
+export type AdminAuth = ReturnType<typeof adminAuth>;
+
+/**
+ * Operators: the admin token as a bearer, or the cockpit's session. Tokens are kept and compared as digests: comparing strings of unequal
+ * length would throw, or tell. A session is signed with a key made from its token, so every process knows it and a new token ends it.
+ */
+export function adminAuth(tokens: string[] | undefined) {
   const digest = (token: string) => Buffer.from(hash("sha256", token), "hex");
-  const wanted = tokens?.map(digest);
-  return (header) => {
-    if (!wanted) throw new Problem("ADMIN_DISABLED");
-    const given = digest(header?.startsWith("Bearer ") ? header.slice(7) : "");
+  const wanted = tokens?.map(digest) ?? [];
+  const keys = tokens?.map((token) => hash("sha256", `fukubukuro cockpit session ${token}`)) ?? [];
+  const verifiers = keys.map((key) =>
+    createVerifier({ key, algorithms: ["HS256"], allowedAud: SESSION_AUDIENCE, requiredClaims: ["exp", "aud"], cache: false }),
+  );
+
+  /** Which of the live tokens it is; -1 for none. */
+  function indexOf(token: string): number {
+    const given = digest(token);
     // All are compared, so that the time does not tell which.
-    if (wanted.filter((w) => timingSafeEqual(w, given)).length === 0) throw new Problem("UNAUTHENTICATED");
+    return wanted.map((w) => timingSafeEqual(w, given)).indexOf(true);
+  }
+
+  function hasSession(headers: IncomingHttpHeaders): boolean {
+    const cookie = new RegExp(`(?:^|;\\s*)${SESSION_COOKIE}=([A-Za-z0-9._-]{1,1000})(?:;|$)`).exec(headers.cookie ?? "")?.[1];
+    if (!cookie) return false;
+    return verifiers.some((verify) => {
+      try {
+        verify(cookie);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }
+
+  return {
+    /** Throws UNAUTHENTICATED or ADMIN_DISABLED. A session does nothing for a page of another site, whatever the cookie's rules let through. */
+    check(method: string, headers: IncomingHttpHeaders): void {
+      if (!tokens) throw new Problem("ADMIN_DISABLED");
+      if (headers.authorization !== undefined) {
+        if (headers.authorization.startsWith("Bearer ") && indexOf(headers.authorization.slice(7)) >= 0) return;
+      } else if (isOfThisSite(method, headers) && hasSession(headers)) return;
+      throw new Problem("UNAUTHENTICATED");
+    },
+    /** The cookie of a new session, or null for a wrong token. */
+    signIn(token: string, secure: boolean): string | null {
+      const at = indexOf(token);
+      if (at < 0) return null;
+      const session = createSigner({ key: keys[at] as string, algorithm: "HS256", expiresIn: SESSION_MS, aud: SESSION_AUDIENCE })({});
+      return cookieOf(session, SESSION_MS / 1000, secure);
+    },
+    signOut: (secure: boolean) => cookieOf("", 0, secure),
   };
+}
+
+const cookieOf = (value: string, seconds: number, secure: boolean) =>
+  `${SESSION_COOKIE}=${value}; Path=/; Max-Age=${seconds}; HttpOnly; SameSite=Strict${secure ? "; Secure" : ""}`;
+
+/** Whether a browser made the request for a page of ours: it says so itself, and scripts cannot change it. */
+export function isOfThisSite(method: string, headers: IncomingHttpHeaders): boolean {
+  const site = headers["sec-fetch-site"];
+  if (site !== undefined) return site === "same-origin" || (site === "none" && method === "GET");
+  if (method === "GET" || method === "HEAD") return true;
+  try {
+    return new URL(headers.origin ?? "").host === headers.host;
+  } catch {
+    return false;
+  }
 }
 
 /** Requests per customer and second, counted in this process without asking anyone. */

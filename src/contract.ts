@@ -36,6 +36,36 @@ export const confirmBody = z
   })
   .openapi("ConfirmRequest");
 
+/** A text of the shop's, in one language for everyone or in both. */
+const ownText = (max: number) => z.union([text(max).min(1), z.strictObject({ ja: text(max).min(1), en: text(max).min(1) })]);
+/** Whole percent, contained in the prices (総額). */
+const taxPercent = z.number().int().min(0).max(100);
+
+export const shopBody = z
+  .strictObject({
+    name: ownText(100),
+    address: ownText(300).optional(),
+    phone: text(40).optional(),
+    email: z.email().max(254).optional(),
+    invoiceNumber: z
+      .string()
+      .regex(/^T\d{13}$/, "must be T and 13 digits")
+      .optional()
+      .openapi({ description: "registration number of a qualified invoice issuer (適格請求書発行事業者)" }),
+  })
+  .openapi("Shop");
+export type Shop = z.infer<typeof shopBody>;
+
+export const termsBody = z
+  .strictObject({
+    payment: ownText(1000).optional(),
+    delivery: ownText(1000).optional(),
+    cancellation: ownText(2000).optional(),
+    notes: ownText(2000).optional(),
+  })
+  .openapi("Terms", { description: "what the last step before paying must show (特定商取引法 第十二条の六), beside items, total and period" });
+export type Terms = z.infer<typeof termsBody>;
+
 export const saleBody = z
   .strictObject({
     id: name,
@@ -48,8 +78,19 @@ export const saleBody = z
     gateways: z.array(text(32).min(1)).min(1).max(10).optional(),
     shippingFee: money.optional(),
     language: z.enum(["ja", "en"]).optional(),
+    shop: shopBody.optional(),
+    terms: termsBody.optional(),
+    taxPercent: taxPercent.optional().openapi({ description: "of items that name none, and of the shipping fee; 10 for JPY, else 0" }),
     items: z
-      .array(z.strictObject({ sku: name, name: text(200).min(1), unitPrice: money, stock: z.number().int().min(0).max(STOCK_MAX) }))
+      .array(
+        z.strictObject({
+          sku: name,
+          name: text(200).min(1),
+          unitPrice: money,
+          taxPercent: taxPercent.optional(),
+          stock: z.number().int().min(0).max(STOCK_MAX),
+        }),
+      )
       .min(1)
       .max(1000),
   })
@@ -82,11 +123,16 @@ export const topupBody = z
 
 export const refundBody = z.strictObject({ reason: text(500).min(1), restock: z.boolean() }).openapi("Refund");
 
+export const resendBody = z.strictObject({ reason: text(500).min(1) }).openapi("ResendMail");
+
 export const ordersQuery = z.strictObject({
   saleId: name.optional(),
+  format: z.enum(["json", "csv"]).optional().openapi({ description: "for links, which cannot set Accept; wins over it" }),
   cursor: text(40).optional(),
   limit: z.coerce.number().int().min(1).max(200).default(50),
 });
+
+export const logQuery = z.strictObject({ saleId: name.optional(), limit: z.coerce.number().int().min(1).max(200).default(50) });
 
 // ---- answers -------------------------------------------------------------------------------------------------------
 
@@ -153,6 +199,9 @@ export const orderView = z
   })
   .openapi("Order");
 export const ordersView = z.object({ orders: z.array(orderView), nextCursor: z.string().nullable() }).openapi("Orders");
+export const logView = z
+  .object({ entries: z.array(z.object({ at: instant, action: z.string(), saleId: z.string().nullable(), detail: z.record(z.string(), z.unknown()) })) })
+  .openapi("AdminLog");
 export const anyObject = z.record(z.string(), z.unknown());
 
 // ---- checks --------------------------------------------------------------------------------------------------------

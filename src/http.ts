@@ -4,13 +4,14 @@ import { eq } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import { adminRoutes } from "./admin.ts";
-import { customerRate, shopperAuth } from "./auth.ts";
+import { adminAuth, customerRate, shopperAuth } from "./auth.ts";
 import { makeBoards, notOpen, refusalOf } from "./board.ts";
 import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { around } from "./crash.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
+import { preferredLanguage } from "./language.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
 import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
@@ -20,7 +21,7 @@ import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
 import { bareReservation, findOrder, type ReservationView, saleViewer, viewBegun, viewOrders, viewReservation } from "./view.ts";
-import { pageRoutes } from "./web/pages.ts";
+import { pageRoutes } from "./web/pages.tsx";
 
 /** A waiting answer looks again by itself this often; hints make it faster. */
 const LOOK_MS = 1_000;
@@ -30,6 +31,7 @@ export function makeApp(ctx: Context) {
   const routes = makeRoutes(ctx);
   const { app, route, rush, json } = routes;
   const authenticate = shopperAuth(ctx.config.shopperTokenSecrets ?? []);
+  const auth = adminAuth(ctx.config.adminTokens);
   const withinRate = customerRate(ctx.config.customerRatePerS);
   const reserve = reserveStage(ctx);
   const pay = payStage(ctx);
@@ -288,7 +290,7 @@ export function makeApp(ctx: Context) {
         contact: b.contact,
         shipTo: b.shipTo ?? null,
         returnUrl: b.returnUrl ?? null,
-        language: sale.language ?? tongueOf(headerOf(headers, "accept-language")),
+        language: sale.language ?? preferredLanguage(headerOf(headers, "accept-language")),
       };
       const paid = await pay(sale, request);
       ctx.metrics.outcomes.inc({ stage: "pay", outcome: paid.outcome });
@@ -400,8 +402,8 @@ export function makeApp(ctx: Context) {
 
   app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.text(), { "content-type": ctx.metrics.registry.contentType }));
 
-  adminRoutes(ctx, routes, saleOf, boards);
-  pageRoutes(ctx, routes);
+  adminRoutes(ctx, routes, { auth, boards, saleOf });
+  pageRoutes(ctx, routes, auth);
 
   app.openAPIRegistry.registerComponent("securitySchemes", "shopper", {
     type: "http",
@@ -442,5 +444,3 @@ function gatewayOf(ctx: Context, sale: Sale, payment: { gateway?: string | undef
   if (!gateway.needsToken && payment.token) throw invalid([{ path: "payment.token", message: `${name} takes no token` }]);
   return { gateway: name, token: payment.token ?? null };
 }
-
-const tongueOf = (acceptLanguage: string | undefined) => (/^\s*ja\b/i.test(acceptLanguage ?? "") ? "ja" : "en");

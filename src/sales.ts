@@ -3,13 +3,15 @@ import { eq } from "drizzle-orm";
 import type { Logger } from "pino";
 import type { Db } from "./db.ts";
 import { type Redis, Unavailable } from "./redis.ts";
-import { epochs, items, journalPositions, sales } from "./schema.ts";
+import { epochs, items, journalPositions, type SaleDetails, sales } from "./schema.ts";
 import { type SaleClock, StaleEpoch, type Stamp } from "./scripts.ts";
 
 export interface Item {
   sku: string;
   name: string;
   unitPrice: number;
+  /** Whole percent, contained in the price. */
+  taxPercent: number;
 }
 
 export interface Sale {
@@ -24,6 +26,7 @@ export interface Sale {
   maxUnitsPerCustomer: number;
   gateways: string[];
   shippingFee: number;
+  details: SaleDetails;
   reserving: boolean;
   pausedAtMs: number;
   shiftMs: number;
@@ -68,9 +71,9 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
     if (sale.epoch !== row.epochs.epoch) sale.seqSeen = 0;
     Object.assign(sale, {
       ...{ id: s.id, no: s.no, name: s.name, currency: s.currency, language: s.language, holdMs: s.holdMs, gateways: s.gateways },
-      ...{ opensAtMs: s.opensAt.getTime(), closesAtMs: s.closesAt.getTime(), shippingFee: s.shippingFee, version: s.version },
+      ...{ opensAtMs: s.opensAt.getTime(), closesAtMs: s.closesAt.getTime(), shippingFee: s.shippingFee, version: s.version, details: s.details },
       ...{ maxUnitsPerCustomer: s.maxUnitsPerCustomer, reserving: s.reserving, pausedAtMs: s.pausedAtMs, shiftMs: s.shiftMs },
-      items: new Map(rows.map((r) => [r.sku, { sku: r.sku, name: r.name, unitPrice: r.unitPrice }])),
+      items: new Map(rows.map((r) => [r.sku, { sku: r.sku, name: r.name, unitPrice: r.unitPrice, taxPercent: r.taxPercent ?? s.details.taxPercent }])),
       ...{ epoch: row.epochs.epoch, runId: row.epochs.runId, replicationId: row.epochs.replicationId },
       seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),
     } satisfies Partial<Sale>);

@@ -1,5 +1,6 @@
 import { sql } from "drizzle-orm";
 import { bigint, bigserial, boolean, check, index, integer, jsonb, pgTable, primaryKey, serial, text, timestamp, uniqueIndex } from "drizzle-orm/pg-core";
+import type { Shop, Terms } from "./contract.ts";
 import { ORDER_STATES, PAYMENT_STATES, STOCK_MOVE_STATES } from "./lifecycle.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
@@ -23,6 +24,14 @@ export interface ShipTo {
   address?: string | undefined;
 }
 
+/** What pages and mails say of a sale; nothing that decides depends on it. */
+export interface SaleDetails {
+  shop?: Shop | undefined;
+  terms?: Terms | undefined;
+  /** Of items that name none, and of the shipping fee. */
+  taxPercent: number;
+}
+
 /** Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start. */
 export const secrets = pgTable("secrets", {
   name: text("name").primaryKey(),
@@ -43,6 +52,7 @@ export const sales = pgTable("sales", {
   maxUnitsPerCustomer: integer("max_units_per_customer").notNull(),
   gateways: jsonb("gateways").$type<string[]>().notNull(),
   shippingFee: ms("shipping_fee").notNull(),
+  details: jsonb("details").$type<SaleDetails>().notNull().default({ taxPercent: 0 }),
   reserving: boolean("reserving").notNull().default(true),
   /** Redis clock at which payments and hold clocks were stopped; 0 = running. */
   pausedAtMs: ms("paused_at_ms").notNull().default(0),
@@ -83,6 +93,8 @@ export const items = pgTable(
     position: integer("position").notNull(),
     name: text("name").notNull(),
     unitPrice: ms("unit_price").notNull(),
+    /** Null: the sale's. */
+    taxPercent: integer("tax_percent"),
     granted: integer("granted").notNull(),
     claimed: integer("claimed").notNull().default(0),
   },
@@ -277,6 +289,8 @@ export const gates = pgTable("gates", {
   quiet: boolean("quiet").notNull().default(false),
   /** Where the walk through the gateway's own list of charges stands. */
   listCursor: text("list_cursor"),
+  /** Until when a worker sends nothing, because the gateway gave no definite answers; told by the worker, read by the cockpit. */
+  breakerUntil: at("breaker_until"),
 });
 
 /** Charges found in a gateway's list that no payment of ours explains. Written by reconcile, read by the audit and people. */

@@ -77,7 +77,7 @@ async function start(env: Record<string, string> = {}) {
     },
     60_000,
   );
-  const url = /Start page\s+(\S+?)\/\n/.exec(out)?.[1] as string;
+  const url = /Shop\s+(\S+?)\/\n/.exec(out)?.[1] as string;
   const token = /Admin token\s+(\S+)/.exec(out)?.[1] as string;
   return { child, url, token, ended, out: () => out };
 }

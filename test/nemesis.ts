@@ -3,11 +3,12 @@
  * a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults from a seed. Then everything is healed, and the
  * auditor reads the books.
  */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
+import postgres from "postgres";
 import { startMailbox } from "../src/local/mailbox.ts";
 import { startPostgres } from "../src/local/postgres.ts";
 import { startRedis } from "../src/local/redis.ts";
@@ -99,9 +100,11 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     let over = false;
     const roles = ["api", "api", "worker", "worker"] as const;
     const processes: Process[] = [];
+    const outputs: Array<() => string> = [];
     const start = async (i: number) => {
       processes[i] = await startProcess(world, { ROLE: roles[i] as string });
       const p = processes[i];
+      outputs.push(() => `---- ${roles[i]} ${i}, process ${p.pid} ----\n${p.output()}`);
       void p.ended.then(async () => {
         if (over) return;
         await pause(200);
@@ -265,6 +268,17 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     if (tired) wrong.push(...[...waiting].map(([id, last]) => `${SHOP_MS_MAX} ms after everything was healed ${id} still waited: ${last}`));
     if (done.length < 3) wrong.push(`only ${done.length} faults: the run is void`);
     if (told.confirmed.size < 10) wrong.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
+    if (wrong.length > 0 && process.env.CAMPAIGN_KEEP) await keepEvidence(process.env.CAMPAIGN_KEEP, seed, wrong, outputs, pg.url);
     return { faults: wrong, done, confirmed: told.confirmed.size, lost };
   }
+}
+
+/** CAMPAIGN_KEEP=folder: what the processes logged and what Postgres has, of a seed that failed. */
+async function keepEvidence(to: string, seed: number, wrong: string[], outputs: Array<() => string>, databaseUrl: string): Promise<void> {
+  const sql = postgres(databaseUrl, { max: 1 });
+  const rows = { payments: await sql`select * from payments`, reservations: await sql`select * from reservations`, items: await sql`select * from items` };
+  await sql.end();
+  await mkdir(to, { recursive: true });
+  await writeFile(join(to, `${seed}.json`), JSON.stringify({ wrong, ...rows }, null, 1));
+  await writeFile(join(to, `${seed}.log`), outputs.map((o) => o()).join("\n"));
 }

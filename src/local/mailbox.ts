@@ -12,6 +12,7 @@ export interface StoredMail {
   to: string;
   subject: string;
   text: string;
+  html: string;
   messageId: string;
 }
 export interface MailReader {
@@ -70,7 +71,10 @@ export function readMailbox(folder: string): MailReader {
     if (!raw) return null;
     const mail = await PostalMime.parse(raw);
     const to = mail.to?.map((a) => a.address ?? "").join(", ") ?? "";
-    return { id, at: new Date(Number(id.slice(0, 15))).toISOString(), to, subject: mail.subject ?? "", text: mail.text ?? "", messageId: mail.messageId ?? "" };
+    return {
+      ...{ id, at: new Date(Number(id.slice(0, 15))).toISOString(), to, subject: mail.subject ?? "" },
+      ...{ text: mail.text ?? "", html: mail.html ?? "", messageId: mail.messageId ?? "" },
+    };
   }
   return {
     read,

@@ -1,16 +1,24 @@
 /** What the confirmation mail says, and the SMTP link that carries it. */
 import { createTransport } from "nodemailer";
-import type { Contact, OrderLine } from "../schema.ts";
+import { inLanguage, type Language } from "../language.ts";
+import { formatInstant, formatMoney, taxesOf } from "../money.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../schema.ts";
 
 export interface MailOrder {
   id: string;
-  saleName: string;
   amount: number;
   currency: string;
-  shippingFee: number;
   contact: Contact;
+  shipTo: ShipTo | null;
   gateway: string;
+  confirmedAt: Date;
   lines: OrderLine[];
+}
+/** What the mail takes from the order's sale. */
+export interface MailSale {
+  name: string;
+  details: SaleDetails;
+  items: Map<string, { taxPercent: number }>;
 }
 
 const WORDS = {
@@ -19,44 +27,97 @@ const WORDS = {
     greeting: (name: string) => `${name} 様`,
     thanks: "ご注文ありがとうございます。以下の内容で承りました。",
     order: "ご注文番号",
+    date: "ご注文日時",
     shipping: "送料",
     total: "合計（税込）",
-    cod: "お支払いは商品お届け時（代引き）です。",
+    tax: (percent: number, amount: string) => `うち消費税（${percent}%対象 ${amount}）`,
+    reduced: "※ は軽減税率対象です。",
+    payment: "お支払い",
+    paid: "お支払い済みです。",
+    cod: "商品お届け時（代引き）にお支払いください。",
+    shipTo: "お届け先",
+    delivery: "お届け時期",
+    cancellation: "キャンセル・返品",
+    invoiceNumber: "登録番号",
   },
   en: {
     subject: (id: string) => `Your order ${id} is confirmed`,
     greeting: (name: string) => `Dear ${name},`,
     thanks: "Thank you. Your order is confirmed:",
     order: "Order",
+    date: "Ordered",
     shipping: "Shipping",
     total: "Total (tax included)",
+    tax: (percent: number, amount: string) => `of which consumption tax (${percent}% of ${amount})`,
+    reduced: "* reduced tax rate",
+    payment: "Payment",
+    paid: "Paid.",
     cod: "Please pay on delivery.",
+    shipTo: "Ship to",
+    delivery: "Delivery",
+    cancellation: "Cancellation and returns",
+    invoiceNumber: "Invoice registration number",
   },
 };
-
-/** Money in minor units as people write it. */
-export function formatMoney(amount: number, currency: string, language: string): string {
-  const format = new Intl.NumberFormat(language, { style: "currency", currency });
-  return format.format(amount / 10 ** (format.resolvedOptions().maximumFractionDigits ?? 0));
-}
+/** Japan's reduced rate (軽減税率), which an invoice has to mark. */
+const REDUCED_PERCENT = 8;
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
-export function confirmationMail(order: MailOrder, language: string): { subject: string; text: string; html: string } {
-  const tongue = language === "ja" ? "ja" : "en";
-  const w = WORDS[tongue];
-  const money = (n: number) => formatMoney(n, order.currency, tongue);
-  const rows = [
-    ...order.lines.map((l) => [`${l.name} × ${l.quantity}`, money(l.quantity * l.unitPrice)] as const),
-    ...(order.shippingFee > 0 ? [[w.shipping, money(order.shippingFee)] as const] : []),
-    [w.total, money(order.amount)] as const,
-  ];
-  const cod = order.gateway === "cod" ? w.cod : "";
-  const text = [w.greeting(order.contact.name), "", w.thanks, "", `${w.order}: ${order.id}`, order.saleName, "", ...rows.map(([a, b]) => `${a}: ${b}`), "", cod]
-    .join("\n")
-    .trimEnd();
-  const table = rows.map(([a, b]) => `<tr><td>${escapeHtml(a)}</td><td style="text-align:right">${escapeHtml(b)}</td></tr>`).join("");
-  const html = `<!doctype html><html lang="${tongue}"><body><p>${escapeHtml(w.greeting(order.contact.name))}</p><p>${w.thanks}</p><p>${w.order}: <b>${escapeHtml(order.id)}</b><br>${escapeHtml(order.saleName)}</p><table cellpadding="4">${table}</table><p>${cod}</p></body></html>`;
+type Row = readonly [label: string, value: string];
+interface Said {
+  prices: Row[];
+  facts: Row[];
+  foot: string[];
+}
+
+/** The rows of the mail, the same for both of its forms. */
+function whatToSay(order: MailOrder, sale: MailSale, language: Language): Said {
+  const w = WORDS[language];
+  const { shop, terms, taxPercent } = sale.details;
+  const money = (n: number) => formatMoney(n, order.currency, language);
+  const rateOf = (sku: string) => sale.items.get(sku)?.taxPercent ?? taxPercent;
+  const mark = language === "ja" ? " ※" : " *";
+  const isReduced = (sku: string) => order.currency === "JPY" && rateOf(sku) === REDUCED_PERCENT;
+  const goods = order.lines.map((l) => ({ amount: l.quantity * l.unitPrice, taxPercent: rateOf(l.sku) }));
+  // What is left of the amount that was charged: the sale's fee at the time.
+  const shippingFee = order.amount - goods.reduce((sum, g) => sum + g.amount, 0);
+  const taxes = taxesOf([...goods, { amount: shippingFee, taxPercent }]);
+  const address = [order.shipTo?.postalCode, order.shipTo?.address].filter(Boolean).join(" ");
+  const optional = (label: string, value: string | undefined): Row[] => (value ? [[label, value]] : []);
+  return {
+    prices: [
+      ...order.lines.map((l): Row => [`${l.name} × ${l.quantity}${isReduced(l.sku) ? mark : ""}`, money(l.quantity * l.unitPrice)]),
+      ...(shippingFee > 0 ? [[w.shipping, money(shippingFee)] as const] : []),
+      [w.total, money(order.amount)],
+      ...taxes.map((t): Row => [w.tax(t.percent, money(t.amount)), money(t.tax)]),
+    ],
+    facts: [
+      [w.order, order.id],
+      [w.date, formatInstant(order.confirmedAt, order.currency, language)],
+      [w.payment, order.gateway === "cod" ? w.cod : w.paid],
+      ...optional(w.shipTo, address),
+      ...optional(w.delivery, inLanguage(terms?.delivery, language)),
+      ...optional(w.cancellation, inLanguage(terms?.cancellation, language)),
+    ],
+    foot: [
+      ...(order.lines.some((l) => isReduced(l.sku)) ? [w.reduced] : []),
+      ...[inLanguage(shop?.name, language), inLanguage(shop?.address, language), shop?.phone, shop?.email].filter((t) => t !== undefined),
+      ...(shop?.invoiceNumber ? [`${w.invoiceNumber}: ${shop.invoiceNumber}`] : []),
+    ],
+  };
+}
+
+/** The confirmation of an order in the sale's language or the shopper's, as plain text and as HTML. */
+export function confirmationMail(order: MailOrder, sale: MailSale, tongue: string): { subject: string; text: string; html: string } {
+  const language = tongue === "ja" ? "ja" : "en";
+  const w = WORDS[language];
+  const { prices, facts, foot } = whatToSay(order, sale, language);
+  const line = ([label, value]: Row) => `${label}: ${value}`;
+  const text = [w.greeting(order.contact.name), "", w.thanks, "", sale.name, ...facts.map(line), "", ...prices.map(line), "", ...foot].join("\n").trimEnd();
+  const table = (rows: Row[], align: string) =>
+    `<table cellpadding="4" role="presentation">${rows.map(([a, b]) => `<tr><td valign="top">${escapeHtml(a)}</td><td style="text-align:${align}">${escapeHtml(b)}</td></tr>`).join("")}</table>`;
+  const html = `<!doctype html><html lang="${language}"><head><meta charset="utf-8"><title>${escapeHtml(w.subject(order.id))}</title></head><body style="font-family:sans-serif;color:#1a1a1a"><p>${escapeHtml(w.greeting(order.contact.name))}</p><p>${w.thanks}</p><h1 style="font-size:18px">${escapeHtml(sale.name)}</h1>${table(facts, "left")}<hr>${table(prices, "right")}<hr><p>${foot.map(escapeHtml).join("<br>")}</p></body></html>`;
   return { subject: w.subject(order.id), text: `${text}\n`, html };
 }
 

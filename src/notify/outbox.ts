@@ -30,10 +30,7 @@ export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
       const order = rows.get(row.order_id);
       const sale = order && (await ctx.sales.get(order.saleId));
       if (!order || !sale) continue;
-      const mail = confirmationMail(
-        { ...order, saleName: sale.name, shippingFee: sale.shippingFee, lines: lines.filter((l) => l.orderId === order.id) },
-        row.language,
-      );
+      const mail = confirmationMail({ ...order, lines: lines.filter((l) => l.orderId === order.id) }, sale, row.language);
       try {
         await around("mail.send", () => mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }));
         await around("outbox.sent", async () => ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(eq(outbox.id, row.id)));

@@ -2,14 +2,14 @@
  * charge: what happens inside a permit. Claim in Postgres, ask the gateway, write the outcome, bring the hold in line.
  * No transaction is open while the gateway works; unknown is a state, not an error.
  */
-import { and, eq, inArray } from "drizzle-orm";
+import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Gate, Permit } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
 import { CHANGES_CHANNEL } from "../keys.ts";
 import { cancelQueued, claimAtOnce, claimForSending, findPayment, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
-import { payments } from "../schema.ts";
+import { gates, payments } from "../schema.ts";
 import { followPayments } from "./confirm.ts";
 
 const COD_BATCH_MAX = 256;
@@ -102,17 +102,32 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
   if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
 
+/** Shown in the cockpit and in /metrics, on whichever process they are read. */
+function tellBreaker(ctx: Context, gateway: Gateway, waitMs: number): void {
+  ctx.metrics.breaker.set({ gateway: gateway.name }, waitMs > 0 ? 1 : 0);
+  ctx.db
+    .update(gates)
+    .set({ breakerUntil: waitMs > 0 ? sql`now() + ${waitMs} * interval '1 millisecond'` : null })
+    .where(eq(gates.gateway, gateway.name))
+    .catch((error) => ctx.log.debug({ err: error }, "the breaker could not be told"));
+}
+
 /** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
 export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, signal: AbortSignal): Promise<void> {
   const running = new Set<Promise<void>>();
   const breaker = makeBreaker();
+  let toldOpen = false;
+  ctx.metrics.breaker.set({ gateway: gateway.name }, 0);
   while (!signal.aborted) {
     if (running.size >= breaker.width(gate.limit)) {
       await Promise.race(running);
       continue;
     }
     const waitMs = breaker.waitMs();
-    ctx.metrics.breaker.set({ gateway: gateway.name }, waitMs > 0 ? 1 : 0);
+    if (waitMs > 0 !== toldOpen) {
+      toldOpen = waitMs > 0;
+      tellBreaker(ctx, gateway, waitMs);
+    }
     if (waitMs > 0) {
       await idle(ctx, "never", Math.min(waitMs, 500), signal);
       continue;

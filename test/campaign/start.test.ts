@@ -49,7 +49,7 @@ async function start() {
     90_000,
   );
   const running = JSON.parse(await readFile(join(dataDir, "running.json"), "utf8")) as { redisUrl: string; databaseUrl: string; sandboxGatewayUrl: string };
-  return { child, url: /Start page\s+(\S+?)\/\n/.exec(out)?.[1] as string, token: /Admin token\s+(\S+)/.exec(out)?.[1] as string, running };
+  return { child, url: /Shop\s+(\S+?)\/\n/.exec(out)?.[1] as string, token: /Admin token\s+(\S+)/.exec(out)?.[1] as string, running };
 }
 
 /** Every process below this one, its servers and their guards. */

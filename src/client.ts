@@ -1,0 +1,392 @@
+/**
+ * The typed client, `import { makeClient } from "fukubukuro/client"`: for browsers and Node, depends on nothing.
+ *
+ * Every call may be repeated: a lost answer, a time-out, 429 and 5xx are tried again with the same key until `giveUpMs`, no sooner than
+ * `Retry-After` says. A refusal (409, 403, 410, 402, 422) is an answer: it is thrown as a `FukubukuroError` with its `code`.
+ */
+
+export interface Sale {
+  id: string;
+  name: string;
+  status: "scheduled" | "open" | "paused" | "closed";
+  opensAt: string;
+  closesAt: string;
+  serverTime: string;
+  currency: string;
+  holdMs: number;
+  maxUnitsPerCustomer: number;
+  gateways: string[];
+  /** Minor units, as every amount; tax included. */
+  shippingFee: number;
+  items: Array<{ sku: string; name: string; unitPrice: number; availability: "available" | "all_held" | "sold_out"; free: number }>;
+  nextReleaseAt: string | null;
+}
+
+export interface Line {
+  sku: string;
+  quantity: number;
+}
+
+export interface Reservation {
+  id: string;
+  saleId: string;
+  status: "held" | "paying" | "confirmed" | "released" | "expired";
+  lines: Array<Line & { unitPrice: number }>;
+  amount: number;
+  currency: string;
+  /** Absent while paying: no shopper loses a bag because the shop made them wait. */
+  expiresAt?: string | undefined;
+  serverTime: string;
+  payment?:
+    | {
+        id: string;
+        /** queued, sending, action_required, unknown; declined while held. Unknown is not failed: it is being looked up. */
+        status: string;
+        /** Place in the line, from 1, while queued. */
+        position?: number | undefined;
+        etaMs?: number | undefined;
+        /** Where the shopper has to go (3-D Secure). */
+        actionUrl?: string | undefined;
+        declineCode?: string | undefined;
+      }
+    | undefined;
+  orderId?: string | undefined;
+  /** The order's row is written. */
+  recorded?: boolean | undefined;
+}
+
+export interface Contact {
+  email: string;
+  name: string;
+  phone?: string | undefined;
+}
+export interface ShipTo {
+  postalCode?: string | undefined;
+  address?: string | undefined;
+}
+
+export interface ConfirmRequest {
+  /** The token is what the gateway's browser library gave; `cod` needs none. */
+  payment: { gateway?: string | undefined; token?: string | undefined };
+  contact: Contact;
+  shipTo?: ShipTo | undefined;
+  /** Where an approval page sends the shopper back to. */
+  returnUrl?: string | undefined;
+}
+
+export interface Order {
+  id: string;
+  reservationId: string;
+  saleId: string;
+  customerId: string;
+  status: "confirmed" | "refunding" | "refunded";
+  lines: Array<Line & { unitPrice: number; name: string }>;
+  amount: number;
+  currency: string;
+  payment: { gateway: string; reference: string; chargeId: string | null };
+  contact: Contact;
+  shipTo: ShipTo | null;
+  confirmedAt: string;
+  recordedAt: string;
+}
+
+export interface ClientOptions {
+  /** `https://stock.example`; "" is the page's own origin. */
+  baseUrl?: string;
+  /** The shopper's token, or what answers it; asked for at every try, so that a new one can take an old one's place. */
+  token?: string | (() => string | Promise<string>);
+  /** How long a call is tried again before it is given up, ms. Giving up means "not known", not "failed". */
+  giveUpMs?: number;
+  /** How long one try may take beside what it was asked to wait, ms. */
+  timeoutMs?: number;
+  /** Put first in what is sent as `Accept-Language`; mails follow it where the sale has no language of its own. */
+  language?: string;
+  fetch?: typeof fetch;
+}
+
+/** A refusal by the service (`code` of the README's table), or `NO_ANSWER` when none came in time: then it is not known what happened. */
+export class FukubukuroError extends Error {
+  readonly status: number;
+  readonly code: string;
+  readonly retryAfterMs: number | undefined;
+  /** The whole problem body: `lines`, `nextReleaseAt`, `declineCode`, `reservation` and so on, by code. */
+  readonly problem: Record<string, unknown>;
+
+  constructor(status: number, code: string, detail: string, problem: Record<string, unknown> = {}, retryAfterMs?: number) {
+    super(detail);
+    this.name = "FukubukuroError";
+    this.status = status;
+    this.code = code;
+    this.problem = problem;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+interface Call {
+  method?: string;
+  body?: unknown;
+  headers?: Record<string, string>;
+  signal?: AbortSignal | undefined;
+  /** Time the answer was asked to wait, ms. */
+  waitMs?: number;
+  /** What is tried again beside the states of overload. */
+  again?: (error: FukubukuroError) => boolean;
+}
+
+const GIVE_UP_MS = 30_000;
+const TIMEOUT_MS = 12_000;
+const PAUSE_MS = 250;
+const PAUSE_MS_MAX = 5_000;
+const WAIT_S = 10;
+const CLOCK_SAMPLES_MAX = 20;
+const FINAL = new Set(["released", "expired"]);
+
+/** Whether nothing more will happen to it. A confirmed one is final once its order is recorded. */
+export const isFinal = (r: Reservation): boolean => FINAL.has(r.status) || (r.status === "confirmed" && r.recorded === true);
+
+export type Client = ReturnType<typeof makeClient>;
+
+export function makeClient(options: ClientOptions = {}) {
+  const baseUrl = (options.baseUrl ?? "").replace(/\/$/, "");
+  const giveUpMs = options.giveUpMs ?? GIVE_UP_MS;
+  const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+  const send = options.fetch ?? ((input: string, init?: RequestInit) => fetch(input, init));
+  const clock = makeClock();
+
+  async function headersOf(call: Call): Promise<Record<string, string>> {
+    const token = typeof options.token === "function" ? await options.token() : options.token;
+    return {
+      accept: "application/json",
+      ...(options.language && { "accept-language": options.language }),
+      ...(token && { authorization: `Bearer ${token}` }),
+      ...(call.body !== undefined && { "content-type": "application/json" }),
+      ...call.headers,
+    };
+  }
+
+  async function once(path: string, call: Call): Promise<Response> {
+    const late = AbortSignal.timeout(timeoutMs + (call.waitMs ?? 0));
+    const response = await send(baseUrl + path, {
+      method: call.method ?? "GET",
+      headers: await headersOf(call),
+      ...(call.body !== undefined && { body: JSON.stringify(call.body) }),
+      // Asks whether there is something newer, and is answered without a body where there is not.
+      cache: "no-cache",
+      signal: call.signal ? AbortSignal.any([call.signal, late]) : late,
+    } as RequestInit);
+    if (!response.ok) throw await refusalOf(response);
+    return response;
+  }
+
+  async function json<T>(path: string, call: Call = {}): Promise<{ body: T; response: Response }> {
+    const endMs = performance.now() + giveUpMs;
+    for (let tries = 1; ; tries++) {
+      try {
+        const response = await once(path, call);
+        const body = (await response.json()) as T;
+        const { serverTime } = body as { serverTime?: string };
+        if (serverTime !== undefined) clock.heard(serverTime);
+        return { body, response };
+      } catch (thrown) {
+        call.signal?.throwIfAborted();
+        const error = thrown instanceof FukubukuroError ? thrown : new FukubukuroError(0, "NO_ANSWER", `no answer: ${String(thrown)}`);
+        const pauseMs = pauseOf(error, tries);
+        if (!(isPassing(error) || call.again?.(error)) || performance.now() + pauseMs > endMs) throw error;
+        await pause(pauseMs, call.signal);
+      }
+    }
+  }
+
+  const reservationPath = (id: string) => `/v1/reservations/${encodeURIComponent(id)}`;
+  const salePath = (id: string) => `/v1/sales/${encodeURIComponent(id)}`;
+
+  /** The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST when a Redis failure took it. */
+  async function* events(id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
+    for (let tries = 1; !o.signal?.aborted; tries++) {
+      try {
+        const response = await send(`${baseUrl + reservationPath(id)}/events`, {
+          headers: { ...(await headersOf({})), accept: "text/event-stream" },
+          signal: o.signal ?? null,
+        });
+        if (!response.ok || !response.body) throw await refusalOf(response);
+        for await (const data of dataOf(response.body)) {
+          const reservation = JSON.parse(data) as Reservation;
+          clock.heard(reservation.serverTime);
+          tries = 0;
+          yield reservation;
+          if (isFinal(reservation)) return;
+        }
+      } catch (error) {
+        if (o.signal?.aborted) return;
+        if (error instanceof FukubukuroError && !isPassing(error)) throw error;
+      }
+      await pause(pauseOf(null, tries + 1), o.signal).catch(() => {});
+    }
+  }
+
+  /**
+   * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is `action_required`), or is `held`
+   * again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the payment that is there. `onChange` hears of each state on
+   * the way, with the place in the line.
+   */
+  async function confirmAndWait(
+    id: string,
+    request: ConfirmRequest,
+    o: { signal?: AbortSignal; onChange?: (r: Reservation) => void } = {},
+  ): Promise<Reservation> {
+    const first = await confirm(id, request, { ...o, waitS: 0 });
+    o.onChange?.(first);
+    if (first.status === "confirmed" || first.payment?.status === "action_required") return first;
+    const stop = new AbortController();
+    const signal = o.signal ? AbortSignal.any([o.signal, stop.signal]) : stop.signal;
+    try {
+      for await (const r of events(id, { signal })) {
+        o.onChange?.(r);
+        if (r.payment?.status === "declined") throw declinedOf(r);
+        if (r.status !== "paying" || r.payment?.status === "action_required") return r;
+      }
+    } finally {
+      stop.abort();
+    }
+    o.signal?.throwIfAborted();
+    return confirm(id, request, o);
+  }
+
+  async function confirm(id: string, request: ConfirmRequest, o: { signal?: AbortSignal; waitS?: number } = {}): Promise<Reservation> {
+    const waitS = o.waitS ?? WAIT_S;
+    const headers: Record<string, string> = waitS > 0 ? { prefer: `wait=${waitS}` } : {};
+    return (await json<Reservation>(`${reservationPath(id)}/confirm`, { method: "POST", body: request, headers, waitMs: waitS * 1000, signal: o.signal })).body;
+  }
+
+  return {
+    /** The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its own. */
+    clock: { now: clock.now },
+
+    /** The sale with live availability, at most 250 ms old (a second behind a cache). */
+    async sale(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Sale> {
+      return (await json<Sale>(salePath(saleId), o)).body;
+    },
+
+    /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out. */
+    async *watch(saleId: string, o: { everyMs?: number; signal?: AbortSignal } = {}): AsyncGenerator<Sale> {
+      const everyMs = o.everyMs ?? 1_000;
+      while (!o.signal?.aborted) {
+        try {
+          yield (await json<Sale>(salePath(saleId), o)).body;
+        } catch (error) {
+          if (o.signal?.aborted) return;
+          if (error instanceof FukubukuroError && error.code === "NOT_FOUND") throw error;
+        }
+        await pause(everyMs * (0.8 + Math.random() * 0.2), o.signal).catch(() => {});
+      }
+    },
+
+    /** All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation, however often it is sent. */
+    async reserve(saleId: string, request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal }): Promise<Reservation & { replayed: boolean }> {
+      const { idempotencyKey, lines, signal } = request;
+      const { body, response } = await json<Reservation>(`${salePath(saleId)}/reservations`, {
+        ...{ method: "POST", body: { lines }, headers: { "idempotency-key": idempotencyKey }, signal },
+      });
+      return { ...body, replayed: response.headers.get("idempotent-replay") === "true" };
+    },
+
+    /** The shopper's own reservations in a sale, newest first: the way back after a closed tab. */
+    async reservations(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Reservation[]> {
+      return (await json<{ reservations: Reservation[] }>(`${salePath(saleId)}/reservations`, o)).body.reservations;
+    },
+
+    async reservation(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
+      return (await json<Reservation>(reservationPath(id), o)).body;
+    },
+
+    events,
+
+    /** Gives a hold back; again is the same. */
+    async release(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
+      return (await json<Reservation>(reservationPath(id), { ...o, method: "DELETE" })).body;
+    },
+
+    confirm,
+    confirmAndWait,
+
+    /** The recorded order; waits while it is being written. */
+    async order(orderId: string, o: { signal?: AbortSignal } = {}): Promise<Order> {
+      const again = (e: FukubukuroError) => e.status === 404 && e.retryAfterMs !== undefined;
+      return (await json<Order>(`/v1/orders/${encodeURIComponent(orderId)}`, { ...o, again })).body;
+    },
+  };
+}
+
+/** Not an answer to what was asked: the same again, later. */
+const isPassing = (e: FukubukuroError) => e.status === 0 || e.status === 429 || e.status >= 500;
+
+/** As long as the service says, else longer each time; never all clients at once. */
+function pauseOf(error: FukubukuroError | null, tries: number): number {
+  if (error?.retryAfterMs !== undefined) return error.retryAfterMs;
+  return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);
+}
+
+function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+async function refusalOf(response: Response): Promise<FukubukuroError> {
+  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; retryAfterMs?: number };
+  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
+  const retryAfterMs = problem.retryAfterMs ?? (Number.isFinite(seconds) ? seconds * 1000 : undefined);
+  const detail = problem.detail ?? `the answer was ${response.status}`;
+  return new FukubukuroError(response.status, problem.code ?? "UNREADABLE_ANSWER", detail, problem as Record<string, unknown>, retryAfterMs);
+}
+
+function declinedOf(r: Reservation): FukubukuroError {
+  const declineCode = r.payment?.declineCode ?? "declined";
+  return new FukubukuroError(402, "PAYMENT_DECLINED", `the payment was declined (${declineCode})`, { declineCode, reservation: r });
+}
+
+/** The `data:` of each server-sent event. */
+async function* dataOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      text += decoder.decode(value, { stream: true });
+      const parts = text.split("\n\n");
+      text = parts.pop() ?? "";
+      for (const part of parts) {
+        const data = part.split("\n").flatMap((l) => (l.startsWith("data:") ? [l.slice(5).trimStart()] : []));
+        if (data.length > 0) yield data.join("\n");
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
+}
+
+/**
+ * An answer was on its way for some time, so each says that the service's clock is at least that far ahead of ours: the furthest of the
+ * latest ones is the nearest to the truth. By our monotonic clock, which nobody sets.
+ */
+function makeClock() {
+  let aheads: number[] = [];
+  return {
+    heard(serverTime: string): void {
+      const ahead = Date.parse(serverTime) - performance.now();
+      if (Number.isFinite(ahead)) aheads = [ahead, ...aheads].slice(0, CLOCK_SAMPLES_MAX);
+    },
+    now: (): number => (aheads.length > 0 ? performance.now() + Math.max(...aheads) : Date.now()),
+  };
+}

@@ -1,0 +1,57 @@
+/** Small helpers of the pages' scripts. Text is only ever set as text. */
+import type { Language } from "../../language.ts";
+import { WORDS } from "../words.ts";
+
+export const language = (document.documentElement.lang === "ja" ? "ja" : "en") as Language;
+export const w = WORDS[language];
+
+/** The element, which must be there. */
+export function find<T extends HTMLElement = HTMLElement>(selector: string, within: ParentNode = document): T {
+  const found = within.querySelector<T>(selector);
+  if (!found) throw new Error(`the page has no ${selector}`);
+  return found;
+}
+
+type Attributes = Record<string, string | boolean | ((event: Event) => void)>;
+
+/** `make("td", { class: "n" }, "12")` */
+export function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: Array<Node | string>): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Writes only what is different: a screen reader is told of changes, and a press must not lose its button. */
+export function say(element: HTMLElement, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** 63_000 -> `1:03` */
+export function minutesAndSeconds(ms: number): string {
+  const seconds = Math.max(0, Math.ceil(ms / 1000));
+  const two = (n: number) => String(n).padStart(2, "0");
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
+
+/** What a storage kept, or null where there is none or none is allowed. */
+export function kept<T>(storage: Storage, name: string): T | null {
+  try {
+    return JSON.parse(storage.getItem(name) ?? "null") as T | null;
+  } catch {
+    return null;
+  }
+}
+export function keep(storage: Storage, name: string, value: unknown): void {
+  try {
+    if (value === null) storage.removeItem(name);
+    else storage.setItem(name, JSON.stringify(value));
+  } catch {
+    // Without a storage the page works until it is closed.
+  }
+}

@@ -1,0 +1,373 @@
+/**
+ * The storefront's script, and an example to copy: it uses the public API alone, through the client. What makes it safe to press twice, to
+ * reload or to close the tab is small: the idempotency key is kept before it is sent, and what has become of a reservation is always asked
+ * of the service, never remembered.
+ */
+import { type ConfirmRequest, FukubukuroError, type Reservation, type Sale } from "../../client.ts";
+import { formatInstant, formatMoney } from "../../money.ts";
+import { find, keep, kept, language, make, minutesAndSeconds, say, w } from "./dom.ts";
+import { client, tell, wordsOf } from "./shopper.ts";
+
+const saleId = find("#main").dataset.sale ?? "";
+
+// ---- the attempt: kept from before the first press is sent until the shopper begins anew ----
+
+interface Attempt {
+  key: string;
+  sku: string;
+  quantity: number;
+  /** Known once an answer came. */
+  id?: string;
+}
+const ATTEMPT = `fukubukuro.attempt.${saleId}`;
+let attempt = kept<Attempt>(localStorage, ATTEMPT);
+function setAttempt(next: Attempt | null): void {
+  attempt = next;
+  keep(localStorage, ATTEMPT, next);
+}
+/** randomUUID is only there on secure origins; this is there everywhere. */
+const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+
+// ---- the page: one section at a time, chosen by the state of the reservation ----
+
+let sale: Sale | null = null;
+let reservation: Reservation | null = null;
+let step: "details" | "review" = "details";
+let busy = false;
+let shown = "offer";
+
+const SECTIONS = ["offer", "details", "review", "paying", "done"];
+const STEP_OF: Record<string, number> = { offer: 0, details: 1, review: 2, paying: 2, done: 3 };
+
+function sectionNow(): string {
+  switch (reservation?.status) {
+    case "held":
+      return step;
+    case "paying":
+      return "paying";
+    case "confirmed":
+      return "done";
+    default:
+      return "offer";
+  }
+}
+
+function render(): void {
+  const section = sectionNow();
+  for (const id of SECTIONS) find(`#${id}`).hidden = id !== section;
+  for (const li of document.querySelectorAll<HTMLElement>(".steps li")) {
+    if (Number(li.dataset.step) === STEP_OF[section]) li.setAttribute("aria-current", "step");
+    else li.removeAttribute("aria-current");
+  }
+  if (section !== shown) {
+    shown = section;
+    // Who cannot see the page change is taken to the new heading.
+    if (section !== "offer") find(`#${section}-title`).focus();
+    scrollTo({ top: 0 });
+  }
+  if (reservation && section !== "offer") renderReservation(reservation);
+  renderSale();
+  tick();
+}
+
+const money = (amount: number) => formatMoney(amount, sale?.currency ?? reservation?.currency ?? "JPY", language);
+const nameOf = (sku: string) => sale?.items.find((i) => i.sku === sku)?.name ?? sku;
+
+function linesOf(r: Reservation): HTMLTableRowElement[] {
+  const goods = r.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
+  const row = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
+  return [
+    ...r.lines.map((l) => row(`${nameOf(l.sku)} × ${l.quantity}`, money(l.quantity * l.unitPrice))),
+    ...(r.amount > goods ? [row(w.shippingFee, money(r.amount - goods))] : []),
+    row(w.total, money(r.amount)),
+  ];
+}
+
+function renderReservation(r: Reservation): void {
+  for (const body of document.querySelectorAll("[data-lines]")) body.replaceChildren(...linesOf(r));
+  const p = r.payment;
+  const state = find("#paying-state");
+  if (p?.status === "queued" && p.position !== undefined)
+    say(state, [w.inLine(p.position), ...(p.etaMs === undefined ? [] : [w.eta(minutesAndSeconds(p.etaMs))])].join(" · "));
+  else if (p?.status === "action_required") say(state, w.actionRequired);
+  else if (p?.status === "unknown") say(state, w.unknown);
+  else say(state, w.sending);
+  const bank = find<HTMLAnchorElement>("#to-bank");
+  bank.hidden = p?.status !== "action_required" || !isWeb(p.actionUrl);
+  if (!bank.hidden) bank.href = p?.actionUrl ?? "";
+  if (r.orderId) {
+    say(find("#order-id"), r.orderId);
+    find<HTMLAnchorElement>("#to-order").href = `/s/${encodeURIComponent(saleId)}/orders/${encodeURIComponent(r.orderId)}`;
+  }
+}
+const isWeb = (url: string | undefined) => url !== undefined && /^https?:\/\//.test(url);
+
+function renderSale(): void {
+  if (!sale) return;
+  const now = client.clock.now();
+  const opening = Date.parse(sale.opensAt);
+  // The page knows the opening instant; nobody has to be asked for the button to come alive.
+  const isOpen = sale.status === "open" || (sale.status === "scheduled" && now >= opening);
+  const until = formatInstant(sale.closesAt, sale.currency, language);
+  const status = sale.status === "closed" ? w.closed : sale.status === "paused" ? w.paused : isOpen ? `${w.openUntil} ${until}` : w.opensIn;
+  say(find("#status-words"), status);
+  for (const item of sale.items) {
+    const li = document.querySelector<HTMLElement>(`li[data-sku="${CSS.escape(item.sku)}"]`);
+    if (!li) continue;
+    const words = find("[data-availability]", li);
+    words.dataset.availability = item.availability;
+    say(words, availabilityOf(item, isOpen, now));
+    const button = find<HTMLButtonElement>("button", li);
+    button.disabled = busy || !isOpen || item.availability !== "available";
+    say(button, busy && attempt?.sku === item.sku ? w.reserving : w.buy);
+  }
+}
+function availabilityOf(item: Sale["items"][number], isOpen: boolean, now: number): string {
+  if (item.availability === "sold_out") return w.soldOut;
+  if (item.availability === "all_held") {
+    const due = sale?.nextReleaseAt ? Date.parse(sale.nextReleaseAt) - now : null;
+    return due === null ? w.allHeld : `${w.allHeld} ${w.nextRelease(minutesAndSeconds(due))}`;
+  }
+  return isOpen ? `${w.available} · ${w.freeLeft(item.free)}` : `${w.notYet} · ${w.freeLeft(item.free)}`;
+}
+
+/** What moves with the clock, the service's and not this machine's. */
+let wasOpen = false;
+function tick(): void {
+  const now = client.clock.now();
+  const opensIn = sale?.status === "scheduled" ? Date.parse(sale.opensAt) - now : 0;
+  say(find("#countdown"), opensIn > 0 ? minutesAndSeconds(opensIn) : "");
+  const left = reservation?.expiresAt === undefined ? null : Date.parse(reservation.expiresAt) - now;
+  for (const timer of document.querySelectorAll<HTMLElement>("[data-time-left]")) say(timer, left === null ? "" : minutesAndSeconds(left));
+  const isOpen = sale !== null && opensIn <= 0;
+  if (isOpen !== wasOpen || sale?.nextReleaseAt) {
+    wasOpen = isOpen;
+    renderSale();
+  }
+}
+
+// ---- what the service says ----
+
+/** How often an open page asks: a top-up is seen within a second. */
+const LOOK_MS = 600;
+let looking: AbortController | null = null;
+
+async function watchSale(): Promise<void> {
+  looking?.abort();
+  looking = new AbortController();
+  const before = new Map<string, string>();
+  for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal })) {
+    sale = next;
+    for (const i of next.items) {
+      const was = before.get(i.sku);
+      if (was !== undefined && was !== i.availability) say(find("#news"), `${i.name}: ${availabilityOf(i, true, client.clock.now())}`);
+      before.set(i.sku, i.availability);
+    }
+    render();
+  }
+}
+
+let following: AbortController | null = null;
+/** Follows a reservation until its end, over lost connections and restarts. */
+async function follow(id: string): Promise<void> {
+  following?.abort();
+  following = new AbortController();
+  const { signal } = following;
+  try {
+    for await (const r of client.events(id, { signal })) adopt(r);
+  } catch (error) {
+    if (signal.aborted) return;
+    // Only a definite answer comes here, such as HOLD_LOST.
+    reservation = null;
+    setAttempt(null);
+    tell(wordsOf(error));
+    render();
+  }
+}
+
+/** The reservation in its present state. */
+function adopt(r: Reservation): void {
+  const before = reservation;
+  reservation = r;
+  if (r.status === "held" && r.payment?.status === "declined") {
+    if (before?.payment?.status !== "declined" || before.payment.id !== r.payment.id) {
+      step = "details";
+      tell(w.declined(r.payment.declineCode ?? ""));
+    }
+  } else if (r.status === "held" && before?.status === "paying") {
+    step = "details";
+    tell(w.waitedTooLong);
+  } else if (r.status === "paying" || r.status === "confirmed") tell("");
+  if (r.status === "expired" || r.status === "released") {
+    setAttempt(null);
+    tell(r.status === "expired" ? w.expired : w.released);
+  }
+  render();
+}
+
+// ---- what the shopper does ----
+
+async function buy(sku: string, quantity: number): Promise<void> {
+  if (busy) return;
+  busy = true;
+  tell("");
+  // The same press again is the same key; another wish is another one.
+  if (!attempt || attempt.id || attempt.sku !== sku || attempt.quantity !== quantity) setAttempt({ key: newKey(), sku, quantity });
+  render();
+  try {
+    await reserve(attempt as Attempt);
+  } catch (error) {
+    // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next load of the page.
+    if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429) setAttempt(null);
+    tell(wordsOf(error));
+  } finally {
+    busy = false;
+    render();
+  }
+}
+
+async function reserve(a: Attempt): Promise<void> {
+  const r = await client.reserve(saleId, { lines: [{ sku: a.sku, quantity: a.quantity }], idempotencyKey: a.key });
+  setAttempt({ ...a, id: r.id });
+  step = "details";
+  adopt(r);
+  void follow(r.id);
+}
+
+const form = find<HTMLFormElement>("#details-form");
+const DETAILS = "fukubukuro.details";
+const field = (name: string) => form.elements.namedItem(name) as HTMLInputElement | null;
+const entered = (name: string) => (new FormData(form).get(name) as string | null)?.trim() ?? "";
+
+function requestOf(): ConfirmRequest {
+  const gateway = entered("gateway");
+  const optional = (name: string) => entered(name) || undefined;
+  return {
+    payment: gateway === "sandbox" ? { gateway, token: entered("token") } : { gateway },
+    contact: { email: entered("email"), name: entered("name"), phone: optional("phone") },
+    shipTo: { postalCode: optional("postalCode"), address: optional("address") },
+    returnUrl: location.origin + location.pathname,
+  };
+}
+
+function review(): void {
+  for (const name of ["name", "email"]) {
+    const input = field(name);
+    input?.setAttribute("aria-invalid", String(!input.checkValidity()));
+  }
+  if (!form.reportValidity()) return;
+  tell("");
+  const request = requestOf();
+  keep(sessionStorage, DETAILS, Object.fromEntries(new FormData(form)));
+  const { contact, shipTo } = request;
+  const lines = [contact.name, contact.email, contact.phone, shipTo?.postalCode, shipTo?.address].filter((l) => l !== undefined);
+  find("#review-contact").replaceChildren(...lines.map((l) => make("span", { class: "line" }, l)));
+  const payment = find("#review-payment");
+  const gateway = request.payment.gateway ?? "";
+  const about = [w.gateways[gateway] ?? gateway, w.paymentTimes[gateway], payment.dataset.own].filter((l) => l !== undefined);
+  payment.replaceChildren(...about.map((l) => make("span", { class: "line" }, l)));
+  step = "review";
+  render();
+}
+
+async function pay(): Promise<void> {
+  if (busy || !reservation) return;
+  busy = true;
+  tell("");
+  const button = find<HTMLButtonElement>("#pay");
+  button.disabled = true;
+  const { id } = reservation;
+  try {
+    const r = await client.confirmAndWait(id, requestOf(), { onChange: adopt });
+    if (r.payment?.status === "action_required" && isWeb(r.payment.actionUrl)) location.assign(r.payment.actionUrl as string);
+  } catch (error) {
+    const e = error instanceof FukubukuroError ? error : null;
+    // The decline is told with the reservation; what is not known is being followed and is never called failed.
+    if (e?.code === "PAYMENT_DECLINED") adopt((e.problem.reservation as Reservation | undefined) ?? reservation);
+    else tell(wordsOf(error));
+    if (e && e.status === 410) {
+      reservation = null;
+      setAttempt(null);
+    }
+  } finally {
+    busy = false;
+    button.disabled = false;
+    render();
+    if (reservation) void follow(id);
+  }
+}
+
+async function release(): Promise<void> {
+  if (!reservation || busy) return;
+  busy = true;
+  try {
+    following?.abort();
+    adopt(await client.release(reservation.id));
+  } catch (error) {
+    tell(wordsOf(error));
+    if (reservation) void follow(reservation.id);
+  } finally {
+    busy = false;
+    render();
+  }
+}
+
+function again(): void {
+  following?.abort();
+  reservation = null;
+  setAttempt(null);
+  tell("");
+  render();
+}
+
+/** What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared. */
+async function comeBack(): Promise<void> {
+  const mine = await client.reservations(saleId);
+  const found = mine.find((r) => r.id === attempt?.id) ?? mine.find((r) => r.status === "held" || r.status === "paying");
+  if (found) {
+    adopt(found);
+    void follow(found.id);
+  } else if (attempt?.id) {
+    // It was there once: ask for it by name, and hear what became of it.
+    void follow(attempt.id);
+  } else if (attempt) {
+    // The press was sent and its answer never came. The same key says what it did.
+    await buy(attempt.sku, attempt.quantity);
+  }
+}
+
+function startSale(): void {
+  for (const li of document.querySelectorAll<HTMLElement>("li[data-sku]")) {
+    find("button", li).addEventListener("click", () => void buy(li.dataset.sku ?? "", Number(find<HTMLSelectElement>("select", li).value)));
+  }
+  const before = kept<Record<string, string>>(sessionStorage, DETAILS) ?? {};
+  for (const name of ["name", "email", "phone", "postalCode", "address"]) {
+    const input = field(name);
+    if (input && before[name]) input.value = before[name];
+  }
+  form.addEventListener("change", () => {
+    const card = document.querySelector<HTMLElement>("#test-card");
+    if (card) card.hidden = entered("gateway") !== "sandbox";
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    review();
+  });
+  find("#pay").addEventListener("click", () => void pay());
+  find("#back").addEventListener("click", () => {
+    step = "details";
+    render();
+  });
+  for (const button of document.querySelectorAll("[data-release]")) button.addEventListener("click", () => void release());
+  find("#buy-more").addEventListener("click", again);
+  document.addEventListener("visibilitychange", () => {
+    // A page that nobody sees asks nothing; what it shows is looked up when it is seen again.
+    if (document.hidden) looking?.abort();
+    else void watchSale();
+  });
+  setInterval(tick, 250);
+  void watchSale();
+  comeBack().catch((error) => tell(wordsOf(error)));
+}
+
+startSale();

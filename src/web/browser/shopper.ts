@@ -1,0 +1,23 @@
+/** Who is shopping, and how they are told what went wrong. A shop's own login would answer the token. */
+import { FukubukuroError, makeClient } from "../../client.ts";
+import { find, keep, kept, language, say, w } from "./dom.ts";
+
+const SHOPPER = "fukubukuro.shopper";
+async function token(): Promise<string> {
+  const known = kept<{ token: string; untilMs: number }>(localStorage, SHOPPER);
+  if (known && known.untilMs > Date.now()) return known.token;
+  const response = await fetch("/demo/shopper", { method: "POST" });
+  if (!response.ok) throw new Error(`no shopper: ${response.status}`);
+  const made = (await response.json()) as { token: string; untilMs: number };
+  keep(localStorage, SHOPPER, made);
+  return made.token;
+}
+
+export const client = makeClient({ token, language });
+
+export function tell(words: string): void {
+  const problem = find("#problem");
+  problem.hidden = words === "";
+  say(problem, words);
+}
+export const wordsOf = (error: unknown): string => (error instanceof FukubukuroError ? (w.problems[error.code] ?? w.otherProblem) : w.otherProblem);

@@ -1,0 +1,94 @@
+/** @jsxImportSource hono/jsx */
+/** What all pages have in common: language, head, header, and the rules of what they may load. */
+import type { Context as Http } from "hono";
+import { getCookie } from "hono/cookie";
+import type { Child } from "hono/jsx";
+import { type Language, preferredLanguage } from "../language.ts";
+import { headerOf, incomingOf, type Routes } from "../routes.ts";
+import type { AssetName, Assets } from "./assets.ts";
+import { assets } from "./assets.ts";
+import { WORDS, type Words } from "./words.ts";
+
+/** Everything comes from this process; nothing inline, nothing from elsewhere, in no frame. */
+export const PAGE_CSP =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+const LANGUAGE_COOKIE = "fukubukuro_language";
+const YEAR_S = 365 * 86_400;
+
+export interface Look {
+  language: Language;
+  w: Words;
+  assets: Assets;
+  /** The page's own address in the other language. */
+  otherHref: string;
+}
+
+/** `?lang=` (kept in a cookie from then on), else the cookie, else `Accept-Language`. */
+function languageOf(c: Http): { language: Language; cookie: string | null } {
+  const asked = c.req.query("lang");
+  if (asked === "ja" || asked === "en") return { language: asked, cookie: `${LANGUAGE_COOKIE}=${asked}; Path=/; Max-Age=${YEAR_S}; SameSite=Lax` };
+  const kept = getCookie(c, LANGUAGE_COOKIE);
+  if (kept === "ja" || kept === "en") return { language: kept, cookie: null };
+  return { language: preferredLanguage(headerOf(incomingOf(c).headers, "accept-language")), cookie: null };
+}
+
+export interface PageOptions {
+  title: (w: Words) => string;
+  script?: AssetName;
+  status?: number;
+  headers?: Record<string, string>;
+  /** Where the name in the header leads. */
+  home?: string;
+  /** Beside the switch of languages. */
+  menu?: (look: Look) => Child;
+}
+
+/** A whole page as an answer. */
+export async function page(c: Http, routes: Routes, o: PageOptions, body: (look: Look) => Child): Promise<Response> {
+  const { language, cookie } = languageOf(c);
+  const other = new URLSearchParams(c.req.query());
+  other.set("lang", language === "ja" ? "en" : "ja");
+  const look: Look = { language, w: WORDS[language], assets: await assets(), otherHref: `${c.req.path}?${other}` };
+  const { w } = look;
+  const title = o.title(w);
+  const html = (
+    <html lang={language}>
+      <head>
+        <meta charset="utf-8" />
+        <meta name="viewport" content="width=device-width, initial-scale=1" />
+        <title>{title}</title>
+        <link rel="icon" href={look.assets["bag.svg"].path} />
+        <link rel="stylesheet" href={look.assets["style.css"].path} />
+        {o.script && <script type="module" src={look.assets[o.script].path} />}
+      </head>
+      <body>
+        <a class="skip" href="#main">
+          {w.skip}
+        </a>
+        <header class="top">
+          <a class="brand" href={o.home ?? "/"}>
+            <img src={look.assets["bag.svg"].path} alt="" width="28" height="28" /> Fukubukuro
+          </a>
+          <nav>
+            {o.menu?.(look)}
+            <a href={look.otherHref} lang={language === "ja" ? "en" : "ja"} hreflang={language === "ja" ? "en" : "ja"}>
+              {w.otherLanguage}
+            </a>
+          </nav>
+        </header>
+        <noscript>
+          <p class="notice">{w.needsScript}</p>
+        </noscript>
+        {body(look)}
+      </body>
+    </html>
+  );
+  return routes.send(c, o.status ?? 200, `<!doctype html>${await html}`, {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": PAGE_CSP,
+    vary: "accept-language, cookie",
+    ...(cookie && { "set-cookie": cookie }),
+    ...o.headers,
+  });
+}

@@ -1,0 +1,139 @@
+/** @jsxImportSource hono/jsx */
+/** The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is fetched from outside. */
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import type { Context as Http } from "hono";
+import { nanoid } from "nanoid";
+import { type AdminAuth, signShopperToken } from "../auth.ts";
+import type { Context } from "../context.ts";
+import { NAME } from "../contract.ts";
+import { Problem } from "../problem.ts";
+import type { Routes } from "../routes.ts";
+import type { Sale } from "../sales.ts";
+import { saleStatus } from "../view.ts";
+import { assets } from "./assets.ts";
+import { cockpitRoutes } from "./cockpit.tsx";
+import { page } from "./layout.tsx";
+import { MAIL_CSP, MailPage, MailsPage, previewOf } from "./mails.tsx";
+import { NoSalePage, OrderPage, SalePage } from "./shop.tsx";
+
+const HTML = "text/html; charset=utf-8";
+// Swagger UI sets styles from its script; scripts come from here alone.
+const DOCS_CSP =
+  "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'";
+const DOCS_INIT = `window.ui = SwaggerUIBundle({ url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null });`;
+/** Names of assets change with their content. */
+const FOREVER = "public, max-age=31536000, immutable";
+/** A demo shopper of a browser. */
+const SHOPPER_MS = 7 * 86_400_000;
+
+export function pageRoutes(ctx: Context, routes: Routes, auth: AdminAuth): void {
+  const { app, send } = routes;
+  app.get("/assets/:file", async (c) => {
+    const asset = Object.values(await assets()).find((a) => a.path === c.req.path);
+    if (!asset) throw new Problem("NOT_FOUND", "no such asset; load the page again");
+    return send(c, 200, asset.body, { "content-type": asset.type, "cache-control": FOREVER });
+  });
+  docsRoutes(routes);
+  cockpitRoutes(ctx, routes, auth);
+  if (ctx.mailbox) {
+    shopRoutes(ctx, routes);
+    mailRoutes(ctx, routes, ctx.mailbox);
+  }
+}
+
+/** The one to show first: open before scheduled before paused before closed, the newest of each. */
+function byInterest(sales: Sale[]): Sale[] {
+  const order = ["open", "scheduled", "paused", "closed"];
+  const rank = (s: Sale) => order.indexOf(saleStatus({ nowMs: Date.now(), ...s }));
+  return [...sales].sort((a, b) => rank(a) - rank(b) || b.no - a.no);
+}
+
+function shopRoutes(ctx: Context, routes: Routes): void {
+  const { app } = routes;
+  const menu = () => <a href="/mails">Mails</a>;
+  const show = (c: Http, sale: Sale, all: Sale[]) =>
+    page(c, routes, { title: (w) => `${sale.name} – ${w.demoShop}`, script: "shop.js", menu }, (look) => (
+      <SalePage look={look} sale={sale} others={all.filter((s) => s !== sale)} />
+    ));
+  const saleOf = async (c: Http) => {
+    const id = c.req.param("saleId") ?? "";
+    const sale = NAME.test(id) ? await ctx.sales.get(id) : null;
+    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+    return sale;
+  };
+  app.get("/", async (c) => {
+    const all = byInterest(await ctx.sales.all());
+    if (all[0]) return show(c, all[0], all);
+    return page(c, routes, { title: (w) => w.demoShop, menu }, (look) => <NoSalePage look={look} />);
+  });
+  app.get("/s/:saleId", async (c) => show(c, await saleOf(c), byInterest(await ctx.sales.all())));
+  app.get("/s/:saleId/orders/:orderId", async (c) => {
+    const sale = await saleOf(c);
+    const orderId = c.req.param("orderId") ?? "";
+    return page(c, routes, { title: (w) => `${w.order} ${orderId}`, script: "order.js", menu }, (look) => (
+      <OrderPage look={look} sale={sale} orderId={orderId} />
+    ));
+  });
+  // Stands for the shop's own login: whoever comes is somebody new.
+  app.post("/demo/shopper", (c) => {
+    const customerId = `demo-${nanoid(12)}`;
+    const secret = ctx.config.shopperTokenSecrets?.[0] as string;
+    return routes.json(c, 201, { customerId, token: signShopperToken(secret, customerId, SHOPPER_MS), untilMs: Date.now() + SHOPPER_MS - 60_000 });
+  });
+}
+
+function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["mailbox"]>): void {
+  const { app, send } = routes;
+  const menu = () => <a href="/">Shop</a>;
+  const mailOf = async (c: Http) => {
+    const mail = await mailbox.read(c.req.param("id") ?? "");
+    if (!mail) throw new Problem("NOT_FOUND", "no such mail");
+    return mail;
+  };
+  const html = (c: Http, body: string) => send(c, 200, body, { "content-type": HTML, "content-security-policy": MAIL_CSP });
+  app.get("/mails", async (c) => {
+    const [mails, sales] = [await mailbox.list(), await ctx.sales.all()];
+    return page(c, routes, { title: (w) => w.mailbox, menu }, (look) => <MailsPage look={look} mails={mails} sales={sales} />);
+  });
+  const preview = async (c: Http) => {
+    const sale = await ctx.sales.get(c.req.param("saleId") ?? "");
+    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+    return { sale, mailIn: (language: string) => previewOf(sale, language) };
+  };
+  app.get("/mails/preview/:saleId", async (c) => {
+    const { sale, mailIn } = await preview(c);
+    return page(c, routes, { title: (w) => w.mailPreview, menu }, (look) => (
+      <MailPage look={look} mail={{ ...mailIn(look.language), about: sale.name }} htmlHref={`/mails/preview/${sale.id}/html?lang=${look.language}`} />
+    ));
+  });
+  app.get("/mails/preview/:saleId/html", async (c) => html(c, (await preview(c)).mailIn(c.req.query("lang") ?? "en").html));
+  app.get("/mails/:id", async (c) => {
+    const mail = await mailOf(c);
+    const about = `${mail.to} · ${mail.at} · ${mail.messageId}`;
+    return page(c, routes, { title: () => mail.subject, menu }, (look) => (
+      <MailPage look={look} mail={{ ...mail, about }} htmlHref={`/mails/${mail.id}/html`} />
+    ));
+  });
+  app.get("/mails/:id/html", async (c) => html(c, (await mailOf(c)).html));
+}
+
+function docsRoutes({ app, send }: Routes): void {
+  const ui = dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
+  const files: Record<string, string> = { "swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "favicon-32x32.png": "image/png" };
+  app.get("/docs", (c) =>
+    send(
+      c,
+      200,
+      `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Fukubukuro API</title><link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css"></head><body><div id="ui"></div><script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/init.js"></script></body></html>`,
+      { "content-type": HTML, "content-security-policy": DOCS_CSP },
+    ),
+  );
+  app.get("/docs/:file", async (c) => {
+    if (c.req.param("file") === "init.js") return send(c, 200, DOCS_INIT, { "content-type": "text/javascript" });
+    const type = files[c.req.param("file")];
+    if (!type) throw new Problem("NOT_FOUND");
+    return send(c, 200, await readFile(join(ui, c.req.param("file"))), { "content-type": type, "cache-control": "public, max-age=3600" });
+  });
+}
