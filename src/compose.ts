@@ -97,7 +97,8 @@ export async function compose(
   const gateways = makeGateways(config);
   await migrate(config.databaseUrl);
   const postgres = connectPostgres(config.databaseUrl);
-  await unsafePostgres(postgres.sql)
+  await postgres
+    .use(unsafePostgres)
     .then((found) => assertSafe(found, config.allowUnsafe, log))
     .catch(async (error) => {
       await postgres.close();

@@ -221,8 +221,13 @@ export function makeApp(ctx: Context) {
             toldAt = Date.now();
           }
           await ctx.changes.next(id.key, LOOK_MS, AbortSignal.any([gone.signal, ctx.draining]));
-          // A store that is away changes nothing that was told; the next look tells.
-          view = await readView(sale, id.key).catch(() => null);
+          try {
+            view = await readView(sale, id.key);
+          } catch (error) {
+            // Lost for good: whoever connects again is told so. A store that is away changes nothing that was told; the next look tells.
+            if (error instanceof Problem && error.code === "HOLD_LOST") return;
+            view = null;
+          }
         }
       });
     },
