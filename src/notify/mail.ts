@@ -115,9 +115,14 @@ export function confirmationMail(order: MailOrder, sale: MailSale, tongue: strin
   const { prices, facts, foot } = whatToSay(order, sale, language);
   const line = ([label, value]: Row) => `${label}: ${value}`;
   const text = [w.greeting(order.contact.name), "", w.thanks, "", sale.name, ...facts.map(line), "", ...prices.map(line), "", ...foot].join("\n").trimEnd();
-  const table = (rows: Row[], align: string) =>
-    `<table cellpadding="4" role="presentation">${rows.map(([a, b]) => `<tr><td valign="top">${escapeHtml(a)}</td><td style="text-align:${align}">${escapeHtml(b)}</td></tr>`).join("")}</table>`;
-  const html = `<!doctype html><html lang="${language}"><head><meta charset="utf-8"><title>${escapeHtml(w.subject(order.id))}</title></head><body style="font-family:sans-serif;color:#1a1a1a"><p>${escapeHtml(w.greeting(order.contact.name))}</p><p>${w.thanks}</p><h1 style="font-size:18px">${escapeHtml(sale.name)}</h1>${table(facts, "left")}<hr>${table(prices, "right")}<hr><p>${foot.map(escapeHtml).join("<br>")}</p></body></html>`;
+  const table = (rows: Row[], right: boolean) => {
+    const [first, second] = right ? ["", "text-align:right;white-space:nowrap"] : ["white-space:nowrap", "word-break:break-word"];
+    const cells = rows.map(
+      ([a, b]) => `<tr><td valign="top" style="${first}">${escapeHtml(a)}</td><td valign="top" style="${second}">${escapeHtml(b)}</td></tr>`,
+    );
+    return `<table cellpadding="4" role="presentation" style="max-width:40em">${cells.join("")}</table>`;
+  };
+  const html = `<!doctype html><html lang="${language}"><head><meta charset="utf-8"><title>${escapeHtml(w.subject(order.id))}</title></head><body style="font-family:sans-serif;color:#1a1a1a"><p>${escapeHtml(w.greeting(order.contact.name))}</p><p>${w.thanks}</p><h1 style="font-size:18px">${escapeHtml(sale.name)}</h1>${table(facts, false)}<hr>${table(prices, true)}<hr><p>${foot.map(escapeHtml).join("<br>")}</p></body></html>`;
   return { subject: w.subject(order.id), text: `${text}\n`, html };
 }
 

@@ -11,7 +11,7 @@ export interface Asset {
   /** Where it is served, with its content's digest. */
   path: string;
 }
-export type AssetName = "shop.js" | "order.js" | "cockpit.js" | "style.css" | "bag.svg";
+export type AssetName = "shop.js" | "order.js" | "cockpit.js" | "new-sale.js" | "style.css" | "bag.svg";
 export type Assets = Record<AssetName, Asset>;
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
@@ -19,7 +19,7 @@ const TYPES = { js: "text/javascript; charset=utf-8", css: "text/css; charset=ut
 
 async function make(): Promise<Assets> {
   const built = await build({
-    entryPoints: [here("./browser/shop.ts"), here("./browser/order.ts"), here("./browser/cockpit.ts")],
+    entryPoints: ["shop", "order", "cockpit", "new-sale"].map((name) => here(`./browser/${name}.ts`)),
     outdir: "/",
     bundle: true,
     minify: true,
@@ -41,6 +41,7 @@ async function make(): Promise<Assets> {
     "shop.js": asset("shop.js", scriptOf("shop.js")),
     "order.js": asset("order.js", scriptOf("order.js")),
     "cockpit.js": asset("cockpit.js", scriptOf("cockpit.js")),
+    "new-sale.js": asset("new-sale.js", scriptOf("new-sale.js")),
     "style.css": asset("style.css", `${uplot}\n${await readFile(here("./style.css"), "utf8")}`),
     "bag.svg": asset("bag.svg", await readFile(here("./bag.svg"), "utf8")),
   };

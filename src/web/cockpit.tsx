@@ -57,7 +57,7 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
   );
   app.get("/admin/new", (c) =>
     behind(c, () =>
-      page(c, routes, { title: (w) => `${w.newSale} – Fukubukuro`, script: "cockpit.js", menu, home }, (look) => (
+      page(c, routes, { title: (w) => `${w.newSale} – Fukubukuro`, script: "new-sale.js", menu, home }, (look) => (
         <NewSale look={look} gateways={ctx.config.gateways} />
       )),
     ),
@@ -153,7 +153,7 @@ const Section: FC<{ id: string; title: string; children?: Child }> = ({ id, titl
 );
 
 const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
-  <main id="main" class="cockpit" data-page="cockpit">
+  <main id="main" class="cockpit">
     <h1 class="sr">{w.cockpit}</h1>
     <div class="head">
       <p class="field">
@@ -281,7 +281,7 @@ const Area: FC<{ name: string; label: string }> = ({ name, label }) => (
 );
 
 const NewSale: FC<{ look: Look; gateways: string[] }> = ({ look: { w }, gateways }) => (
-  <main id="main" data-page="new-sale">
+  <main id="main">
     <h1>{w.newSale}</h1>
     <form id="sale-form" novalidate>
       <p id="problem" class="problem" role="alert" hidden />

@@ -14,7 +14,7 @@ import type { Sale } from "../sales.ts";
 import { saleStatus } from "../view.ts";
 import { assets } from "./assets.ts";
 import { cockpitRoutes } from "./cockpit.tsx";
-import { page } from "./layout.tsx";
+import { type Look, page } from "./layout.tsx";
 import { MAIL_CSP, MailPage, MailsPage, previewOf } from "./mails.tsx";
 import { NoSalePage, OrderPage, SalePage } from "./shop.tsx";
 
@@ -43,6 +43,8 @@ export function pageRoutes(ctx: Context, routes: Routes, auth: AdminAuth): void 
   }
 }
 
+const OTHERS_MAX = 5;
+
 /** The one to show first: open before scheduled before paused before closed, the newest of each. */
 function byInterest(sales: Sale[]): Sale[] {
   const order = ["open", "scheduled", "paused", "closed"];
@@ -52,10 +54,10 @@ function byInterest(sales: Sale[]): Sale[] {
 
 function shopRoutes(ctx: Context, routes: Routes): void {
   const { app } = routes;
-  const menu = () => <a href="/mails">Mails</a>;
+  const menu = ({ w }: Look) => <a href="/mails">{w.mailbox}</a>;
   const show = (c: Http, sale: Sale, all: Sale[]) =>
     page(c, routes, { title: (w) => `${sale.name} – ${w.demoShop}`, script: "shop.js", menu }, (look) => (
-      <SalePage look={look} sale={sale} others={all.filter((s) => s !== sale)} />
+      <SalePage look={look} sale={sale} others={all.filter((s) => s !== sale).slice(0, OTHERS_MAX)} />
     ));
   const saleOf = async (c: Http) => {
     const id = c.req.param("saleId") ?? "";
@@ -86,7 +88,7 @@ function shopRoutes(ctx: Context, routes: Routes): void {
 
 function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["mailbox"]>): void {
   const { app, send } = routes;
-  const menu = () => <a href="/">Shop</a>;
+  const menu = ({ w }: Look) => <a href="/">{w.buyMore}</a>;
   const mailOf = async (c: Http) => {
     const mail = await mailbox.read(c.req.param("id") ?? "");
     if (!mail) throw new Problem("NOT_FOUND", "no such mail");

@@ -3,35 +3,8 @@ import uPlot from "uplot";
 import type { Figures, Point, Rates } from "../../figures.ts";
 import { formatInstant, formatMoney } from "../../money.ts";
 import type { Audit } from "../../recover/audit.ts";
-import { find, language, make, minutesAndSeconds, say, w } from "./dom.ts";
-
-// ---- talking to the admin routes ----
-
-interface ProblemBody {
-  code?: string;
-  detail?: string;
-  errors?: Array<{ path: string; message: string }>;
-}
-class Refused extends Error {
-  readonly body: ProblemBody;
-  constructor(body: ProblemBody, status: number) {
-    super(body.detail ?? `${w.failed} (${status})`);
-    this.body = body;
-  }
-}
-async function admin<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
-  const response = await fetch(`/v1/admin${path}`, {
-    method,
-    headers: { accept: "application/json", ...(body !== undefined && { "content-type": "application/json" }), ...headers },
-    ...(body !== undefined && { body: JSON.stringify(body) }),
-  });
-  if (response.status === 401) location.assign("/admin");
-  const said = (await response.json().catch(() => ({}))) as T & ProblemBody;
-  if (!response.ok) throw new Refused(said, response.status);
-  return said;
-}
-/** One press, one effect, however often it is sent: the key lives as long as the question is open. */
-const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+import { admin, newKey, Refused, w } from "./admin.ts";
+import { find, language, make, minutesAndSeconds, say } from "./dom.ts";
 
 // ---- asking before acting ----
 
@@ -73,7 +46,7 @@ function ask(question: Question): void {
       void refreshLists();
     } catch (error) {
       problem.hidden = false;
-      say(problem, error instanceof Refused ? error.message : (w.problems.NO_ANSWER ?? ""));
+      say(problem, error instanceof Refused ? error.message : w.noAnswer);
     } finally {
       yes.disabled = false;
     }
@@ -224,6 +197,8 @@ const COLOURS = {
   shed: "#c1121f",
 };
 const CHART_HEIGHT = 240;
+const RATES = ["requests", "granted", "refused", "shed"] as const;
+const GAP_MS = 4_000;
 
 function chart(selector: string, series: Array<{ label: string; colour: string; fill: boolean }>): uPlot {
   const place = find(selector);
@@ -234,7 +209,7 @@ function chart(selector: string, series: Array<{ label: string; colour: string; 
       legend: { live: false },
       cursor: { show: false },
       scales: { y: { range: (_u, _min, max) => [0, Math.max(1, max * 1.05)] } },
-      axes: [{}, { size: 56 }],
+      axes: [{ space: 80, values: (_u, splits) => splits.map((at) => new Date(at * 1000).toLocaleTimeString(language, { hour12: false })) }, { size: 56 }],
       series: [{}, ...series.map((s) => ({ label: s.label, stroke: s.colour, width: 1, points: { show: false }, ...(s.fill && { fill: s.colour }) }))],
     },
     [[]],
@@ -248,18 +223,32 @@ let unitsChart: uPlot;
 let ratesChart: uPlot;
 
 function renderCharts(): void {
-  const at = points.map((p) => p.atMs / 1000);
   const sku = find<HTMLSelectElement>("#chart-item").value;
   const index = saleNow()?.items.findIndex((i) => i.sku === sku) ?? -1;
+  const at: number[] = [];
   // Sold at the bottom, then in payment, held, free: the top line is what was granted. Drawn from the tallest to the shortest.
-  const layers: number[][] = [[], [], [], []];
-  for (const p of points) {
-    const items = (index >= 0 ? p.units[chosen]?.slice(index, index + 1) : p.units[chosen]) ?? [];
-    const [free, held, paying, sold] = items.reduce<number[]>((sum, i) => sum.map((n, k) => n + (i[k] ?? 0)), [0, 0, 0, 0]) as [number, number, number, number];
-    for (const [k, n] of [sold + paying + held + free, sold + paying + held, sold + paying, sold].entries()) layers[k]?.push(n);
+  const layers: Array<Array<number | null>> = [[], [], [], []];
+  const rates: Array<Array<number | null>> = RATES.map(() => []);
+  const add = (atMs: number, units: Array<number | null>, perSecond: Array<number | null>) => {
+    at.push(atMs / 1000);
+    for (const [k, layer] of layers.entries()) layer.push(units[k] ?? null);
+    for (const [k, rate] of rates.entries()) rate.push(perSecond[k] ?? null);
+  };
+  for (const [n, p] of points.entries()) {
+    // Nobody watched: nothing is known, and nothing is drawn.
+    if (n > 0 && p.atMs - (points[n - 1] as Point).atMs > GAP_MS) add(p.atMs - 1, [], []);
+    const all = p.units[chosen];
+    const items = (index >= 0 ? all?.slice(index, index + 1) : all) ?? [];
+    const [free, held, paying, sold] = items.reduce<number[]>((sum, i) => sum.map((u, k) => u + (i[k] ?? 0)), [0, 0, 0, 0]) as [number, number, number, number];
+    const stacked = [sold + paying + held + free, sold + paying + held, sold + paying, sold];
+    add(
+      p.atMs,
+      all ? stacked : [],
+      RATES.map((name) => p.rates[name]),
+    );
   }
   unitsChart.setData([at, ...layers]);
-  ratesChart.setData([at, ...(["requests", "granted", "refused", "shed"] as const).map((name) => points.map((p) => p.rates[name]))]);
+  ratesChart.setData([at, ...rates]);
   const s = saleNow();
   if (s) {
     const sum = (f: (i: Figures["items"][number]) => number) => s.items.reduce((n, i) => n + f(i), 0);
@@ -488,86 +477,4 @@ function startCockpit(): void {
   listen();
 }
 
-// ---- a new sale ----
-
-const ITEM_FIELDS = [
-  ["sku", w.sku, "text", ""],
-  ["itemName", w.itemName, "text", ""],
-  ["unitPrice", w.unitPrice, "number", "1000"],
-  ["taxPercent", w.taxPercent, "number", "10"],
-  ["stock", w.stockField, "number", "100"],
-] as const;
-let itemRows = 0;
-
-function addItem(): void {
-  const n = ++itemRows;
-  const row = make("div", { class: "row item", role: "group", "aria-label": `${w.item} ${n}` });
-  for (const [name, label, type, value] of ITEM_FIELDS) {
-    const id = `${name}-${n}`;
-    row.append(make("p", { class: "field" }, make("label", { for: id }, label), make("input", { id, name, type, value, required: true })));
-  }
-  row.append(make("button", { type: "button", click: () => row.remove() }, w.removeItem));
-  find("#item-rows").append(row);
-}
-
-function saleOf(form: HTMLFormElement): Record<string, unknown> {
-  const data = new FormData(form);
-  const text = (name: string) => String(data.get(name) ?? "").trim();
-  const optional = (name: string) => text(name) || undefined;
-  const instant = (name: string) => (text(name) ? new Date(text(name)).toISOString() : "");
-  const rows = [...form.querySelectorAll<HTMLElement>(".item")];
-  const of = (row: HTMLElement, name: string) => find<HTMLInputElement>(`[name="${name}"]`, row).value.trim();
-  const shop = {
-    name: optional("shopName"),
-    address: optional("shopAddress"),
-    phone: optional("shopPhone"),
-    email: optional("shopEmail"),
-    invoiceNumber: optional("invoiceNumber"),
-  };
-  const terms = {
-    payment: optional("termsPayment"),
-    delivery: optional("termsDelivery"),
-    cancellation: optional("termsCancellation"),
-    notes: optional("termsNotes"),
-  };
-  const any = (o: Record<string, unknown>) => (Object.values(o).some((v) => v !== undefined) ? o : undefined);
-  return {
-    ...{ id: text("id"), name: text("name"), currency: text("currency"), opensAt: instant("opensAt"), closesAt: instant("closesAt") },
-    ...{ holdMs: Math.round(Number(text("holdMinutes")) * 60_000), maxUnitsPerCustomer: Number(text("limit")), shippingFee: Number(text("shippingFee")) },
-    ...{ gateways: data.getAll("gateways"), language: optional("language"), shop: any(shop), terms: any(terms) },
-    items: rows.map((row) => ({
-      ...{ sku: of(row, "sku"), name: of(row, "itemName"), unitPrice: Number(of(row, "unitPrice")) },
-      ...{ taxPercent: Number(of(row, "taxPercent")), stock: Number(of(row, "stock")) },
-    })),
-  };
-}
-
-/** A Date as `datetime-local` wants it: this browser's wall clock. */
-const wall = (at: Date) => new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
-
-function startNewSale(): void {
-  const form = find<HTMLFormElement>("#sale-form");
-  const problem = find("#problem");
-  const opens = new Date(Math.ceil(Date.now() / 3_600_000) * 3_600_000);
-  find<HTMLInputElement>("#opensAt").value = wall(opens);
-  find<HTMLInputElement>("#closesAt").value = wall(new Date(opens.getTime() + 86_400_000));
-  addItem();
-  find("#add-item").addEventListener("click", addItem);
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (!form.reportValidity()) return;
-    problem.hidden = true;
-    try {
-      const made = await admin<{ id: string }>("POST", "/sales", saleOf(form));
-      location.assign(`/admin?sale=${encodeURIComponent(made.id)}`);
-    } catch (error) {
-      problem.hidden = false;
-      const errors = error instanceof Refused ? error.body.errors : undefined;
-      say(problem, errors?.map((e) => `${e.path}: ${e.message}`).join("; ") ?? (error instanceof Error ? error.message : w.failed));
-      problem.scrollIntoView();
-    }
-  });
-}
-
-if (find("#main").dataset.page === "new-sale") startNewSale();
-else startCockpit();
+startCockpit();

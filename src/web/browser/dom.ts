@@ -1,9 +1,7 @@
 /** Small helpers of the pages' scripts. Text is only ever set as text. */
 import type { Language } from "../../language.ts";
-import { WORDS } from "../words.ts";
 
 export const language = (document.documentElement.lang === "ja" ? "ja" : "en") as Language;
-export const w = WORDS[language];
 
 /** The element, which must be there. */
 export function find<T extends HTMLElement = HTMLElement>(selector: string, within: ParentNode = document): T {

@@ -1,7 +1,7 @@
 /** The order's page: what was bought, as it is recorded. */
 import { formatInstant, formatMoney } from "../../money.ts";
-import { find, language, make, say, w } from "./dom.ts";
-import { client, tell, wordsOf } from "./shopper.ts";
+import { find, language, make, say } from "./dom.ts";
+import { client, tell, w, wordsOf } from "./shopper.ts";
 
 async function showOrder(orderId: string): Promise<void> {
   const order = await client.order(orderId);

@@ -5,8 +5,8 @@
  */
 import { type ConfirmRequest, FukubukuroError, type Reservation, type Sale } from "../../client.ts";
 import { formatInstant, formatMoney } from "../../money.ts";
-import { find, keep, kept, language, make, minutesAndSeconds, say, w } from "./dom.ts";
-import { client, tell, wordsOf } from "./shopper.ts";
+import { find, keep, kept, language, make, minutesAndSeconds, say } from "./dom.ts";
+import { client, tell, w, wordsOf } from "./shopper.ts";
 
 const saleId = find("#main").dataset.sale ?? "";
 

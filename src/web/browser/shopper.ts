@@ -1,6 +1,9 @@
 /** Who is shopping, and how they are told what went wrong. A shop's own login would answer the token. */
 import { FukubukuroError, makeClient } from "../../client.ts";
-import { find, keep, kept, language, say, w } from "./dom.ts";
+import { SHOP_WORDS } from "../words.ts";
+import { find, keep, kept, language, say } from "./dom.ts";
+
+export const w = SHOP_WORDS[language];
 
 const SHOPPER = "fukubukuro.shopper";
 async function token(): Promise<string> {
