@@ -1,4 +1,5 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
+import { type Line, makeClient } from "../src/client.ts";
 import { expectStatuses, type Figures, load, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 
@@ -20,6 +21,7 @@ export interface World {
 }
 
 const LINES = JSON.stringify({ lines: [{ sku: "bag", quantity: 1 }] });
+const REPLAYS = 20;
 const json = { "content-type": "application/json" };
 
 /** One customer a request, with a token never seen before in this scenario. */
@@ -31,6 +33,16 @@ export const post =
     headers: { ...json, authorization: `Bearer ${w.tokens[i % w.tokens.length]}`, "idempotency-key": `${key}-${i}` },
     body: LINES,
   });
+/** Shoppers of the scenario who press once more, through the client: each finds the bag that was granted, and takes no second one. */
+async function checkReplays(w: World, saleId: string, key: string, requests: number): Promise<void> {
+  for (let n = 0; n < REPLAYS; n++) {
+    const i = Math.floor(Math.random() * requests);
+    const client = makeClient({ baseUrl: w.target.url, token: w.tokens[i % w.tokens.length] as string });
+    const again = await client.reserve(saleId, { ...(JSON.parse(LINES) as { lines: Line[] }), idempotencyKey: `${key}-${i}` });
+    if (!again.replayed || again.status !== "held") throw new Wrong(`request ${i} of ${saleId} was granted, and repeated it is ${JSON.stringify(again)}`);
+  }
+}
+
 const reservations = (saleId: string) => `/v1/sales/${saleId}/reservations`;
 
 /** Everything that is compared with a floor, one after the other, so that floor and figure meet the same machine. */
@@ -47,6 +59,7 @@ export async function round(w: World, n: number): Promise<void> {
   const reserve = await load(target.url, many, post(w, reservations(saleId), `r${n}`));
   expectStatuses("reserve", reserve, { 201: all });
   w.note("reserve", reserve);
+  await checkReplays(w, saleId, `r${n}`, all);
   await op.checkBooks(saleId, { held: all });
 
   const none = await op.makeSale(0);

@@ -41,7 +41,7 @@ export async function privateStack(processes: number): Promise<Target> {
   const read = async (file: string) => JSON.parse(await readFile(join(folder, file), "utf8")) as Record<string, string>;
   const running = await read("running.json");
   return {
-    url: /Start page\s+(\S+?)\/\n/.exec(text)?.[1] as string,
+    url: /Shop\s+(\S+?)\/\n/.exec(text)?.[1] as string,
     admin: /Admin token\s+(\S+)/.exec(text)?.[1] as string,
     secret: (await read("secrets.json")).shopperTokenSecret as string,
     stores: { databaseUrl: running.databaseUrl as string, redisUrl: running.redisUrl as string },
