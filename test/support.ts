@@ -71,8 +71,8 @@ export interface World {
   config(env?: Record<string, string>): Config;
   /** The same as an environment, for a service in a process of its own. */
   env(env?: Record<string, string>): Record<string, string>;
-  /** A service of this process that listens on a port of its own. */
-  start(env?: Record<string, string>): Promise<Running>;
+  /** A service of this process that listens on a port of its own; without the mailbox it is none of local mode. */
+  start(env?: Record<string, string>, o?: { mailbox?: boolean }): Promise<Running>;
   sandbox(path: string): Promise<Record<string, number>>;
   close(): Promise<void>;
 }
@@ -104,9 +104,9 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
   const config = (env?: Record<string, string>) => readConfig(environment(env));
   return {
     ...{ redis, databaseUrl: database.url, gateway, mailbox, folder, config, env: environment },
-    async start(env) {
+    async start(env, { mailbox: isLocal = true } = {}) {
       const c = config(env);
-      const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), { mailbox, alone: false });
+      const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), { mailbox: isLocal ? mailbox : null, alone: false });
       service.start();
       const server = await listen(service, 0, "127.0.0.1");
       const one: Running = {
