@@ -213,6 +213,8 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       const saleId = await saleWith();
       await hold(page, saleId);
       await pay(page, { token: "tok_3ds" });
+      await page.waitForSelector(`button[value="${answer}"]`);
+      expect(await seriousFaults(page)).toEqual([]);
       await page.click(`button[value="${answer}"]`);
       await page.waitForURL(`**/s/${saleId}`);
       if (answer === "approve") return void (await orderIdOf(page));
@@ -469,7 +471,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
         if (Number(wide) > 0) faults.push(`${name}: ${wide} px wider than the screen`);
         if (!IMAGES) return;
         await mkdir(IMAGES, { recursive: true });
-        await page.screenshot({ path: `${IMAGES}${name}-${locale.slice(0, 2)}-${device}.png`, fullPage: true });
+        await page.screenshot({ path: `${IMAGES}${name}-${locale.slice(0, 2)}-${device}.png`, fullPage: name !== "ask" && name !== "mails" });
       };
       await page.goto(`/s/${saleId}`);
       await page.waitForSelector(`${buyButton}:enabled`);

@@ -10,10 +10,12 @@ import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type ServerType, serve } from "@hono/node-server";
 import { Hono } from "hono";
-import { html } from "hono/html";
+import { html, raw } from "hono/html";
 import { nanoid } from "nanoid";
 import { z } from "zod";
 import { readConfig } from "../config.ts";
+import { type Language, preferredLanguage } from "../language.ts";
+import { formatMoney } from "../money.ts";
 
 const SLOW_MS = 8_000;
 /** A call that never answers is let go after this, in case the caller has no time limit of its own. */
@@ -90,6 +92,31 @@ async function openLedger(path: string | undefined): Promise<{ lines: string[]; 
     close: () => file.close(),
   };
 }
+
+const BANK = {
+  ja: {
+    title: "サンドボックス銀行",
+    lead: "練習用の本人認証ページです。実際の請求はありません。",
+    pay: "お支払い金額:",
+    approve: "承認する",
+    refuse: "拒否する",
+    nothing: "承認するものはありません。",
+    thanks: "ありがとうございます。このページを閉じてください。",
+  },
+  en: {
+    title: "Sandbox bank",
+    lead: "An approval page for trying out. Nothing is really charged.",
+    pay: "To pay:",
+    approve: "Approve",
+    refuse: "Refuse",
+    nothing: "There is nothing to approve.",
+    thanks: "Thank you. You may close this page.",
+  },
+};
+const BANK_STYLE = `body{font:18px/1.6 system-ui,sans-serif;max-width:28rem;margin:3rem auto;padding:0 1rem;color:#1a2a3a}
+button{font:inherit;padding:.6rem 1.4rem;min-height:2.75rem;border:1px solid #1a2a3a;border-radius:.5rem;background:#fff;color:#1a2a3a}button[value=approve]{background:#1a4a7a;color:#fff}`;
+const bankPage = (language: Language, body: unknown) =>
+  html`<!doctype html><html lang="${language}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>${BANK[language].title}</title><style>${raw(BANK_STYLE)}</style></head><body><main><h1>${BANK[language].title}</h1><p>${BANK[language].lead}</p>${body}</main></body></html>`;
 
 export interface SandboxOptions {
   latencyMs: number;
@@ -253,18 +280,24 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
   // The shopper's approval page of 3-D Secure.
   app.get("/approve/:reference", (c) => {
     const charge = charges.get(c.req.param("reference"));
-    if (charge?.status !== "action_required") return c.html(html`<p>There is nothing to approve.</p>`, 404);
+    const language = preferredLanguage(c.req.header("accept-language"));
+    if (charge?.status !== "action_required") return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
+    const w = BANK[language];
     return c.html(
-      html`<!doctype html><html lang="en"><meta charset="utf-8"><title>Sandbox bank</title><body><h1>Sandbox bank</h1><p>Pay ${charge.amount} ${charge.currency}?</p>
-        <form method="post"><button name="answer" value="approve">Approve</button> <button name="answer" value="refuse">Refuse</button></form></body></html>`,
+      bankPage(
+        language,
+        html`<p>${w.pay} <strong>${formatMoney(charge.amount, charge.currency, language)}</strong></p>
+        <form method="post"><button name="answer" value="approve">${w.approve}</button> <button name="answer" value="refuse">${w.refuse}</button></form>`,
+      ),
     );
   });
   app.post("/approve/:reference", async (c) => {
     const charge = charges.get(c.req.param("reference"));
-    if (charge?.status !== "action_required") return c.html(html`<p>There is nothing to approve.</p>`, 404);
+    const language = preferredLanguage(c.req.header("accept-language"));
+    if (charge?.status !== "action_required") return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
     const answer = (await c.req.parseBody()).answer;
     await decide(charge, answer === "approve" ? { status: "captured" } : { status: "declined", declineCode: "authentication_failed" });
-    return charge.returnUrl ? c.redirect(charge.returnUrl, 303) : c.html(html`<p>Thank you. You may close this page.</p>`);
+    return charge.returnUrl ? c.redirect(charge.returnUrl, 303) : c.html(bankPage(language, html`<p>${BANK[language].thanks}</p>`));
   });
 
   const server: ServerType = await new Promise((resolve, reject) => {
