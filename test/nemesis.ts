@@ -3,18 +3,20 @@
  * a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults from a seed. Then everything is healed, and the
  * auditor reads the books.
  */
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
-import { startMailbox } from "../src/local/mailbox.ts";
 import { startPostgres } from "../src/local/postgres.ts";
+import { startGuarded } from "../src/local/processes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import { faultsOf } from "./books.ts";
 import { startProcess } from "./crash.ts";
+import { openDisk } from "./disk.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { ADMIN_TOKEN, inParallel, operator, pause, SECRET, saleBodyOf, shopper, until } from "./support.ts";
 
@@ -44,8 +46,10 @@ export interface Verdict {
 export async function campaign(seed: number, ms: number, say: (line: string) => void): Promise<Verdict> {
   const random = randomOf(seed);
   const pick = <T>(list: T[]): T => list[Math.floor(random() * list.length)] as T;
-  const folder = await mkdtemp(join(tmpdir(), "fukubukuro-campaign-"));
-  const stops: Array<() => Promise<unknown>> = [() => rm(folder, { recursive: true, force: true })];
+  const disk = await openDisk("fukubukuro-campaign-");
+  const { folder } = disk;
+  if (!disk.full) say("  no disk of its own on this machine: the disk is never full");
+  const stops: Array<() => Promise<unknown>> = [disk.close];
   try {
     return await run();
   } finally {
@@ -60,6 +64,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       startRedis(join(folder, at), undefined, { password, settings: [`masterauth ${password}`, ...settings], ...(port && { port }) });
     let redis = await startOneRedis();
     let redisFolder = "redis-1";
+    const replicaFolder = () => `redis-${redisNo}`;
     let replica = await startOneRedis(undefined, undefined, [`replicaof 127.0.0.1 ${redis.port}`]);
     stops.push(async () => Promise.all([redis.stop(), replica.stop()]));
     const pgPassword = nanoid();
@@ -68,19 +73,22 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     const ledger = { SANDBOX_LEDGER: join(folder, "ledger.jsonl"), SANDBOX_LATENCY_MS: "40", SANDBOX_JITTER_MS: "40", SANDBOX_IN_FLIGHT_MAX: "4" };
     let gateway = await startSandboxProcess(ledger);
     stops.push(() => gateway.stop());
-    const mailbox = await startMailbox(join(folder, "mails"));
-    stops.push(mailbox.close);
+    const mailsFolder = join(folder, "mails");
+    let mails = await startMailServer(mailsFolder);
+    stops.push(() => mails.stop());
     const portOf = (url: string) => Number(new URL(url).port);
     const link = async (port: number): Promise<Link> => {
       const l = await startProxy(port);
       stops.push(l.close);
       return l;
     };
+    // Half of the processes reach Redis by another link, so that it can split in two.
+    const redisLinks = [await link(redis.port), await link(redis.port)] as const;
     const links = {
-      redis: await link(redis.port),
+      redis: together(redisLinks),
       postgres: await link(portOf(pg.url)),
       gateway: await link(portOf(gateway.url)),
-      smtp: await link(portOf(mailbox.url)),
+      smtp: await link(portOf(mails.url)),
     };
     const through = (url: string, l: Link) => {
       const u = new URL(url);
@@ -88,7 +96,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       return u.href;
     };
     const env = {
-      ...{ REDIS_URL: `redis://:${password}@127.0.0.1:${links.redis.port}`, DATABASE_URL: through(pg.url, links.postgres) },
+      DATABASE_URL: through(pg.url, links.postgres),
       ...{ SANDBOX_GATEWAY_URL: `http://127.0.0.1:${links.gateway.port}`, SMTP_URL: `smtp://127.0.0.1:${links.smtp.port}`, DATA_DIR: folder },
       ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, GATEWAY_TIMEOUT_MS: "600", GATEWAY_OVERRUN_MS: "200", GATEWAY_LEASE_MS: "1000" },
       ...{ RETRY_GRACE_MS: "3000", LOG_LEVEL: "info" },
@@ -102,7 +110,8 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     const processes: Process[] = [];
     const outputs: Array<() => string> = [];
     const start = async (i: number) => {
-      processes[i] = await startProcess(world, { ROLE: roles[i] as string });
+      const redisUrl = `redis://:${password}@127.0.0.1:${(redisLinks[i % 2] as Link).port}`;
+      processes[i] = await startProcess(world, { ROLE: roles[i] as string, REDIS_URL: redisUrl });
       const p = processes[i];
       outputs.push(() => `---- ${roles[i]} ${i}, process ${p.pid} ----\n${p.output()}`);
       void p.ended.then(async () => {
@@ -170,13 +179,46 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       await r.connect();
       await f(r).finally(() => r.disconnect());
     };
-    const some = (l: Link, f: (on: boolean) => void, forMs: number) => async () => {
+    const some = (l: Pick<Link, "cut">, f: (on: boolean) => void, forMs: number) => async () => {
       f(true);
       await pause(forMs);
       f(false);
       l.cut();
     };
     const killPid = (pid: number) => process.kill(-pid, "SIGKILL");
+    /** Everything that keeps anything is on it. Who ended over it is started again, as a supervisor would. */
+    async function fillDisk(full: (on: boolean) => Promise<void>): Promise<void> {
+      await full(true);
+      await pause(1_200);
+      await full(false);
+      const lives = (port: number) =>
+        admin(port, (r) => r.ping()).then(
+          () => true,
+          () => false,
+        );
+      // A store that ends itself over a full disk does so when it next writes.
+      await pause(300);
+      if (!(await lives(redis.port))) redis = await startOneRedis(redis.port, redisFolder);
+      if (!(await lives(replica.port))) replica = await startOneRedis(replica.port, replicaFolder(), [`replicaof 127.0.0.1 ${redis.port}`]);
+      const sql = postgres(pg.url, { max: 1, connect_timeout: 2, onnotice: () => {} });
+      const answered = await sql`select 1`.then(
+        () => true,
+        () => false,
+      );
+      await sql.end({ timeout: 1 });
+      if (!answered) await restartPostgres();
+    }
+    async function restartPostgres(): Promise<void> {
+      try {
+        killPid(pg.pid);
+      } catch {
+        // it has ended by itself
+      }
+      await pause(300);
+      // Its backends may hold the shared memory a little longer.
+      pg = await until("Postgres to start again", () => startPostgres(join(folder, "postgres"), { password: pgPassword }), 30_000);
+      links.postgres.retarget(portOf(pg.url));
+    }
     const faults: Record<string, () => Promise<void>> = {
       "kill an api process": async () => (processes[pick([0, 1])] as Process).kill(),
       "kill a worker": async () => (processes[pick([2, 3])] as Process).kill(),
@@ -208,24 +250,37 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         await pause(500);
         const old = redis;
         redis = replica;
-        redisFolder = `redis-${redisNo}`;
+        redisFolder = replicaFolder();
         links.redis.retarget(redis.port);
         await old.stop();
         replica = await startOneRedis(undefined, undefined, [`replicaof 127.0.0.1 ${redis.port}`]);
       },
-      "Postgres is killed and comes back": async () => {
-        killPid(pg.pid);
-        await pause(300);
-        // Its backends may hold the shared memory a little longer.
-        pg = await until("Postgres to start again", () => startPostgres(join(folder, "postgres"), { password: pgPassword }), 30_000);
-        links.postgres.retarget(portOf(pg.url));
+      "two primaries at once": async () => {
+        // Half of the processes go on with the old one, which nobody has told that it is over.
+        await admin(replica.port, (r) => r.replicaof("NO", "ONE"));
+        redisLinks[1].retarget(replica.port);
+        await pause(2_500);
+        const old = redis;
+        redis = replica;
+        redisFolder = replicaFolder();
+        redisLinks[0].retarget(redis.port);
+        await old.stop();
+        replica = await startOneRedis(undefined, undefined, [`replicaof 127.0.0.1 ${redis.port}`]);
       },
+      "Postgres is killed and comes back": restartPostgres,
       "the gateway is killed and comes back": async () => {
         killPid(gateway.pid);
         await pause(300);
         gateway = await startSandboxProcess(ledger);
         links.gateway.retarget(portOf(gateway.url));
       },
+      "the mail server is killed and comes back": async () => {
+        killPid(mails.pid);
+        await pause(300);
+        mails = await startMailServer(mailsFolder);
+        links.smtp.retarget(portOf(mails.url));
+      },
+      ...(disk.full && { "the disk is full": () => fillDisk(disk.full as NonNullable<typeof disk.full>) }),
       "a top-up": async () => {
         const key = `top-${told.granted}`;
         const answered = await until("the top-up", async () => (await ask((u) => operator(u).topUp(sale.id, 2, key)))?.status === 200, 30_000).catch(
@@ -235,10 +290,12 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         else throw new Error("a top-up was never answered");
       },
     };
+    // CAMPAIGN_FAULTS=name,name: these alone, to look at one kind closely.
+    const catalogue = process.env.CAMPAIGN_FAULTS?.split(",") ?? Object.keys(faults);
     const end = performance.now() + ms;
     while (performance.now() < end) {
       await pause(200 + random() * 800);
-      const name = pick(Object.keys(faults));
+      const name = pick(catalogue);
       say(`  ${name}`);
       await faults[name]?.();
       done.push(name);
@@ -254,7 +311,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     const late = setTimeout(() => (tired = true), SHOP_MS_MAX);
     await shopping;
     clearTimeout(late);
-    const places = { databaseUrl: pg.url, redisUrl: redis.url, gatewayUrl: gateway.url, mailsFolder: mailbox.folder };
+    const places = { databaseUrl: pg.url, redisUrl: redis.url, gatewayUrl: gateway.url, mailsFolder };
     let wrong: string[] = [];
     await until(
       "the books to balance",
@@ -271,6 +328,34 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     if (wrong.length > 0 && process.env.CAMPAIGN_KEEP) await keepEvidence(process.env.CAMPAIGN_KEEP, seed, wrong, outputs, pg.url);
     return { faults: wrong, done, confirmed: told.confirmed.size, lost };
   }
+}
+
+/** Several links as one. */
+function together(all: readonly Link[]): Pick<Link, "loseReplies" | "blackHole" | "cut" | "retarget"> {
+  const each = (f: (l: Link) => void) => {
+    for (const l of all) f(l);
+  };
+  return {
+    loseReplies: (on) => each((l) => l.loseReplies(on)),
+    blackHole: (on) => each((l) => l.blackHole(on)),
+    cut: () => each((l) => l.cut()),
+    retarget: (port) => each((l) => l.retarget(port)),
+  };
+}
+
+/** A mail server of its own, in a process of its own. */
+async function startMailServer(folder: string): Promise<{ url: string; pid: number; stop(): Promise<void> }> {
+  let tell: (url: string) => void = () => {};
+  const told = new Promise<string>((resolve) => {
+    tell = resolve;
+  });
+  const program = fileURLToPath(new URL("./mail-server.ts", import.meta.url));
+  const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
+  const server = startGuarded("mail-server", [process.execPath, "--import", tsx, program, folder], {
+    signal: "TERM",
+    onLine: (line) => line.startsWith("smtp://") && tell(line.trim()),
+  });
+  return { url: await Promise.race([told, server.endedEarly]), pid: server.child.pid as number, stop: server.stop };
 }
 
 /** CAMPAIGN_KEEP=folder: what the processes logged and what Postgres has, of a seed that failed. */

@@ -1,5 +1,5 @@
 /** A mailbox for local mode: a real SMTP server on the loopback address that keeps every mail as a file. */
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { nanoid } from "nanoid";
@@ -29,7 +29,7 @@ export interface Mailbox extends MailReader {
 const SHOWN_MAX = 100;
 const FILE = /^\d{15}-[A-Za-z0-9_-]{6}\.eml$/;
 
-export async function startMailbox(folder: string): Promise<Mailbox> {
+export async function startMailbox(folder: string, port = 0): Promise<Mailbox> {
   await mkdir(folder, { recursive: true });
   const server = new SMTPServer({
     authOptional: true,
@@ -40,14 +40,14 @@ export async function startMailbox(folder: string): Promise<Mailbox> {
       stream.on("data", (chunk: Buffer) => chunks.push(chunk));
       stream.on("end", () => {
         const name = `${String(Date.now()).padStart(15, "0")}-${nanoid(6)}.eml`;
-        writeFile(join(folder, name), Buffer.concat(chunks)).then(() => done(), done);
+        keep(join(folder, name), Buffer.concat(chunks)).then(() => done(), done);
       });
     },
   });
   server.on("error", () => {}); // a client that goes away is no concern of the mailbox
   await new Promise<void>((resolve, reject) => {
     server.server.once("error", reject);
-    server.listen(0, "127.0.0.1", resolve);
+    server.listen(port, "127.0.0.1", resolve);
   });
   return {
     ...readMailbox(folder),
@@ -55,6 +55,18 @@ export async function startMailbox(folder: string): Promise<Mailbox> {
     folder,
     close: () => new Promise((resolve) => server.close(() => resolve())),
   };
+}
+
+/** A mail is there whole or not at all, also on a disk that is full. */
+async function keep(path: string, mail: Buffer): Promise<void> {
+  const part = `${path}.part`;
+  try {
+    await writeFile(part, mail);
+    await rename(part, path);
+  } catch (error) {
+    await rm(part, { force: true });
+    throw error;
+  }
 }
 
 /** The mails that a mailbox, of this process or another, has kept in a folder. */

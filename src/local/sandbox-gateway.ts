@@ -61,7 +61,8 @@ async function openLedger(path: string | undefined): Promise<{ lines: string[]; 
     .slice(0, text.lastIndexOf("\n") + 1)
     .split("\n")
     .filter(Boolean);
-  if (text !== "" && !text.endsWith("\n")) await file.truncate(Buffer.byteLength(text.slice(0, text.lastIndexOf("\n") + 1)));
+  let size = Buffer.byteLength(text.slice(0, text.lastIndexOf("\n") + 1));
+  if (text !== "" && !text.endsWith("\n")) await file.truncate(size);
   let waiting: Array<{ line: string; resolve: () => void; reject: (e: unknown) => void }> = [];
   let busy = false;
   async function flush() {
@@ -69,10 +70,14 @@ async function openLedger(path: string | undefined): Promise<{ lines: string[]; 
       const batch = waiting;
       waiting = [];
       try {
-        await file.write(`${batch.map((w) => w.line).join("\n")}\n`);
+        const lines = Buffer.from(`${batch.map((w) => w.line).join("\n")}\n`);
+        await file.appendFile(lines);
         await file.datasync();
+        size += lines.length;
         for (const w of batch) w.resolve();
       } catch (error) {
+        // Half a line must not stand before the next one.
+        await file.truncate(size).catch(() => {});
         for (const w of batch) w.reject(error);
       }
     }
@@ -228,6 +233,10 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
       if (result === "silence") return c.json({ error: "gone" }, 504);
       if (result === "error") return c.json({ error: "internal error" }, 500);
       return c.json(shown(result), statusOf[result.status]);
+    } catch (error) {
+      // The ledger could not be written: nothing was decided, and nothing is pending.
+      if (charges.get(key) === charge) charges.delete(key);
+      throw error;
     } finally {
       inFlight--;
     }

@@ -211,11 +211,17 @@ const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
       <dl class="switches">
         <dt>{w.reservingNow}</dt>
         <dd>
-          <span id="reserving" /> <button type="button" id="switch-reserving" />
+          <span id="reserving" />{" "}
+          <button type="button" id="switch-reserving" disabled>
+            {w.pause}
+          </button>
         </dd>
         <dt>{w.payingNow}</dt>
         <dd>
-          <span id="paying-switch" /> <button type="button" id="switch-paying" />
+          <span id="paying-switch" />{" "}
+          <button type="button" id="switch-paying" disabled>
+            {w.pause}
+          </button>
         </dd>
       </dl>
       <p class="buttons">

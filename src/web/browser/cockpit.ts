@@ -144,6 +144,7 @@ function renderSale(): void {
     say(find(id), on ? w.on : w.off);
     find(id).dataset.bad = String(!on);
     say(find(switched), on ? w.pause : w.resume);
+    find<HTMLButtonElement>(switched).disabled = false;
   }
   find<HTMLAnchorElement>("#certificate").href = `/admin/sales/${encodeURIComponent(s.id)}/certificate`;
   find<HTMLAnchorElement>("#csv").href = `/v1/admin/orders?format=csv&saleId=${encodeURIComponent(s.id)}`;
