@@ -21,6 +21,8 @@ import { applyJournal, type JournalEntry, parseEntry } from "../stages/persist.t
 const DRAIN_ENTRIES = 200;
 const ROUNDS_MAX = 5;
 const CUSTOMER_KEYS_MAX = 50;
+/** Postgres takes 65,535 parameters a statement. */
+const MIRROR_ROWS_MAX = 1_000;
 
 export type Rebuilt = { outcome: "REBUILT"; epoch: number; holds: number; dropped: number } | { outcome: "HEALTHY" };
 
@@ -145,6 +147,19 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   const decided = image.holds.flatMap(({ key, hold }) =>
     before.has(key) && before.get(key) !== letterOf(hold) ? [{ key, state: letterOf(hold), reference: hold.reference }] : [],
   );
+  // What only a payment knew of: its journal entry was lost with the Redis before.
+  const unmirrored = live
+    .filter((p) => !before.has(p.reservationKey))
+    .flatMap((p) => {
+      const hold = holds.get(p.reservationKey);
+      const mirror = { epoch, seq: image.seq, heldAt: p.queuedAt, changedAt: sql`now()` };
+      return hold ? [{ id: p.reservationId, saleId, key: p.reservationKey, ...hold, state: letterOf(hold), ...mirror }] : [];
+    });
+  for (let from = 0; from < unmirrored.length; from += MIRROR_ROWS_MAX)
+    await tx
+      .insert(reservations)
+      .values(unmirrored.slice(from, from + MIRROR_ROWS_MAX))
+      .onConflictDoNothing();
   // A hold that was dropped is over: the next rebuild must not bring it back.
   decided.push(...dropped.map((key) => ({ key, state: "x" as const, reference: "" })));
   await tx.execute(sql`
