@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** The longest files begin first, so that none is left to run alone at the end. */
-const LONGEST = ["crash.test.ts", "browser.test.ts", "nemesis.test.ts", "local.test.ts"];
+const LONGEST = ["crash.test.ts", "shop.browser.test.ts", "pages.browser.test.ts", "nemesis.test.ts", "local.test.ts"];
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = (f: TestSpecification) => {

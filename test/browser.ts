@@ -3,6 +3,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import { afterAll, afterEach, beforeAll, expect } from "vitest";
+import type { SaleBody } from "../src/contract.ts";
+import { makeWorld, operator, type Running, type World } from "./support.ts";
 
 const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"];
 /** CHROMIUM names another one. */
@@ -24,11 +27,11 @@ export interface Visitor {
   newTab(): Promise<Page>;
 }
 
-export async function openBrowser(): Promise<Browser> {
+async function openBrowser(): Promise<Browser> {
   return chromium.launch({ executablePath: chromiumPath as string, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
 }
 
-export async function visit(browser: Browser, baseUrl: string, options: BrowserContextOptions = {}): Promise<Visitor> {
+async function visit(browser: Browser, baseUrl: string, options: BrowserContextOptions = {}): Promise<Visitor> {
   const context = await browser.newContext({ baseURL: baseUrl, locale: "en-US", viewport: PHONE, ...options });
   const complaints: string[] = [];
   const loads: Visitor["loads"] = [];
@@ -65,3 +68,78 @@ export async function seriousFaults(page: Page): Promise<string[]> {
     .filter((v) => v.impact === "serious" || v.impact === "critical")
     .map((v) => `${v.id} (${v.help}): ${v.nodes.map((n) => `${n.html.slice(0, 120)} ${n.failureSummary}`).join(" | ")}`);
 }
+
+// ---- the stage of the browser tests: module state, since each test file is a process of its own ----
+
+export let world: World;
+export let api: Running;
+export let op: ReturnType<typeof operator>;
+let browser: Browser;
+let visitors: Visitor[] = [];
+
+/** Servers, service and browser of a test file; after each test its pages must not have complained. */
+export function useBrowser(): void {
+  beforeAll(async () => {
+    [world, browser] = await Promise.all([makeWorld(), openBrowser()]);
+    api = await world.start();
+    op = operator(api.url);
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await world?.close();
+  });
+  afterEach(async () => {
+    const complaints = visitors.flatMap((v) => v.complaints);
+    await Promise.all(visitors.map((v) => v.context.close()));
+    visitors = [];
+    expect(complaints, "nothing was blocked by the pages' policy and no script threw").toEqual([]);
+  });
+}
+
+export async function someone(options: Parameters<typeof visit>[2] & { at?: string } = {}): Promise<Visitor> {
+  const { at, ...rest } = options;
+  const visitor = await visit(browser, at ?? api.url, rest);
+  visitor.page.setDefaultTimeout(20_000);
+  visitors.push(visitor);
+  return visitor;
+}
+
+const SHOP: SaleBody["shop"] = { name: { ja: "試験商店", en: "Test Shop" }, invoiceNumber: "T1234567890123" };
+const TERMS: SaleBody["terms"] = {
+  delivery: { ja: "七日以内に発送", en: "shipped within seven days" },
+  cancellation: { ja: "返品はできません", en: "no returns" },
+};
+export async function saleWith(more: Partial<SaleBody> & { stock?: number } = {}): Promise<string> {
+  const { stock = 10, ...sale } = more;
+  const items = [{ sku: "bag", name: "福袋 Lucky bag", unitPrice: 5_000, stock }];
+  return (await op.create({ name: "福袋 New Year", holdMs: 600_000, shippingFee: 800, shop: SHOP, terms: TERMS, items, ...sale })).body.id;
+}
+
+export const shown = (page: Page, section: string) => page.waitForSelector(`#${section}:not([hidden])`);
+export const buyButton = 'li[data-sku="bag"] button';
+export const availability = (page: Page) => page.textContent("[data-availability]");
+
+/** To the end of the first step: the bag is held. */
+export async function hold(page: Page, saleId: string): Promise<void> {
+  await page.goto(`/s/${saleId}`);
+  await page.click(`${buyButton}:enabled`);
+  await shown(page, "details");
+}
+export async function fillIn(page: Page, payment: { token?: string; gateway?: string } = {}): Promise<void> {
+  await page.fill("#name", "山田 花");
+  await page.fill("#email", "hana@example.jp");
+  await page.fill("#address", "東京都渋谷区 1-2-3");
+  if (payment.gateway) await page.check(`input[name="gateway"][value="${payment.gateway}"]`);
+  else await page.selectOption("#token", payment.token ?? "tok_ok");
+  await page.click('#details-form [type="submit"]');
+  await shown(page, "review");
+}
+export async function pay(page: Page, payment: { token?: string; gateway?: string } = {}): Promise<void> {
+  await fillIn(page, payment);
+  await page.click("#pay");
+}
+export const orderIdOf = async (page: Page) => {
+  await shown(page, "done");
+  return (await page.textContent("#order-id")) as string;
+};
+export const held = async (saleId: string) => (await op.sale(saleId)).items[0] as { free: number; held: number; sold: number; claimed: number };

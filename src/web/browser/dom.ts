@@ -29,6 +29,32 @@ export function say(element: HTMLElement, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Keeps the options of a select in line with a list, without taking the choice away. */
+export function fillSelect(select: HTMLSelectElement, options: Array<[value: string, label: string]>, value: string): void {
+  const text = JSON.stringify(options);
+  if (select.dataset.options !== text) {
+    select.dataset.options = text;
+    select.replaceChildren(...options.map(([v, label]) => make("option", { value: v }, label)));
+  }
+  if (select.value !== value) select.value = value;
+}
+
+/** Rows by key: a row that is there is changed in place, so that a button is never taken from under a finger. */
+export function fillRows(body: HTMLElement, rows: Array<{ key: string; cells: string[]; actions?: () => HTMLElement[] }>): void {
+  const before = new Map([...body.children].map((tr) => [(tr as HTMLElement).dataset.key ?? "", tr as HTMLTableRowElement]));
+  for (const [i, row] of rows.entries()) {
+    let tr = before.get(row.key);
+    before.delete(row.key);
+    if (!tr) {
+      tr = make("tr", { "data-key": row.key }, make("th", { scope: "row" }), ...row.cells.slice(1).map(() => make("td")));
+      if (row.actions) tr.append(make("td", { class: "do" }, ...row.actions()));
+    }
+    for (const [n, text] of row.cells.entries()) say(tr.children[n] as HTMLElement, text);
+    if (body.children[i] !== tr) body.insertBefore(tr, body.children[i] ?? null);
+  }
+  for (const old of before.values()) old.remove();
+}
+
 /** 63_000 -> `1:03` */
 export function minutesAndSeconds(ms: number): string {
   const seconds = Math.max(0, Math.ceil(ms / 1000));
