@@ -216,9 +216,11 @@ program
   .command("rebuild")
   .description("make the sales in Redis whole from Postgres where they are not; the service does so by itself")
   .option("--sale <id>", "one sale instead of all")
-  .action((o: { sale?: string }) =>
+  .option("--force", "also where they seem whole: when the audit shows a difference that stays")
+  .action((o: { sale?: string; force?: boolean }) =>
     withService(async (service) => {
-      for (const sale of await salesNamed(service, o.sale)) print({ saleId: sale.id, ...(await rebuildSale(service.ctx, sale.id)) });
+      for (const sale of await salesNamed(service, o.sale))
+        print({ saleId: sale.id, ...(await rebuildSale(service.ctx, sale.id, { force: o.force === true })) });
     }),
   );
 

@@ -126,6 +126,17 @@ describe("Redis", () => {
     expect((await op.sale(saleId)).items[0]).toMatchObject({ free: 9, held: 1 });
   });
 
+  it("with a unit too many is told by the audit, and counted anew from Postgres when an operator says so", async () => {
+    const saleId = (await op.create({ items: bags(5) })).body.id;
+    await shopper(api.url, "keeps").reserve(saleId, "k");
+    await mirrored(saleId, 1);
+    await ctx().redis.client.hincrby(saleKeys(saleId).book[1] as string, "bag", 1);
+    expect(await op.audit(saleId)).toMatchObject({ ok: false, items: [{ difference: -1 }] });
+    expect(await rebuildSale(ctx(), saleId)).toEqual({ outcome: "HEALTHY" });
+    expect(await rebuildSale(ctx(), saleId, { force: true })).toMatchObject({ outcome: "REBUILT", holds: 1 });
+    expect((await balanced(saleId)).items[0]).toMatchObject({ free: 4, held: 1, difference: 0 });
+  });
+
   it("behind what this process has seen (a stale replica took over) is not believed", async () => {
     const saleId = (await op.create({ items: bags(1) })).body.id;
     await shopper(api.url, "first").reserve(saleId, "k");

@@ -170,13 +170,16 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
 
 const letterOf = (h: Hold) => (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find((l) => RESERVATION_LETTERS[l] === h.state) as ReservationLetter;
 
-/** Makes the sale whole in the Redis we are connected to, or says that it is already. */
-export async function rebuildSale(ctx: Context, saleId: string): Promise<Rebuilt> {
+/**
+ * Makes the sale whole in the Redis we are connected to, or says that it is already. `force` makes it anew although it seems whole: for an
+ * operator whose books show a difference that stays.
+ */
+export async function rebuildSale(ctx: Context, saleId: string, { force = false } = {}): Promise<Rebuilt> {
   for (let round = 0; round < ROUNDS_MAX; round++) {
     const instance = await ctx.redis.ready(5_000);
     const sale = await ctx.sales.refresh(saleId);
     if (!sale) throw new Error(`no sale ${saleId}`);
-    if (await isHealthy(ctx, saleId)) return { outcome: "HEALTHY" };
+    if (!(force && round === 0) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
 
     const fenced = await around("rebuild.fence", () => ctx.scripts.fence(saleId, sale.epoch));
     if (fenced.outcome === "NEWER") {
