@@ -289,7 +289,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       ...who,
       method: "get",
       path: "/v1/admin/events",
-      summary: "Figures of all sales as server-sent events, once a second",
+      summary: "Figures of all sales that have not been over for a week as server-sent events, once a second",
       answers: {
         200: {
           description:

@@ -15,6 +15,8 @@ const POINTS_MAX = 900;
 const HISTORY_ITEMS_MAX = 20;
 const BOOKS_MS = 15_000;
 const WATCHERS_MAX = 50;
+/** So long after its end a sale is still watched: refunds and late mails belong to it. */
+const WATCHED_AFTER_MS = 7 * 86_400_000;
 
 /** A sale as operators see it: settings, units, gates, journal and outbox. */
 export async function figures(ctx: Context, sale: Sale) {
@@ -160,8 +162,10 @@ export function makeSampler(ctx: Context) {
     return ratesOf(before.counts, now.counts, Math.max(0.001, (now.at - before.at) / 1000));
   }
 
+  const watchedSales = async () => (await ctx.sales.all()).filter((s) => s.closesAtMs > Date.now() - WATCHED_AFTER_MS);
+
   async function sample(): Promise<void> {
-    const sales = await Promise.all((await ctx.sales.all()).map((s) => figures(ctx, s)));
+    const sales = await Promise.all((await watchedSales()).map((s) => figures(ctx, s)));
     const unitsOf = (f: Figures) =>
       f.items.slice(0, HISTORY_ITEMS_MAX).map((i): [number, number, number, number] => [i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold]);
     const point: Point = { atMs: Date.now(), rates: await rates(), units: Object.fromEntries(sales.map((f) => [f.id, unitsOf(f)])) };
@@ -174,7 +178,7 @@ export function makeSampler(ctx: Context) {
     if (performance.now() - booksAt < BOOKS_MS) return;
     booksAt = performance.now();
     books = [];
-    for (const s of await ctx.sales.all()) books.push(await auditSale(ctx, s.id, s.no));
+    for (const s of await watchedSales()) books.push(await auditSale(ctx, s.id, s.no));
     heard.emit("watched", { event: "books", data: books } satisfies Watched);
   }
 
