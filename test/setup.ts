@@ -1,4 +1,5 @@
-/** Once for the whole run: a Postgres of its own with a migrated template, so that each test file gets a database in no time. */
+/** Once for the whole run: the package's client as it is published, and a Postgres of its own with a migrated template, so that each test file gets a database in no time. */
+import { execFileSync } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,6 +18,7 @@ declare module "vitest" {
 
 export default async function setup(project: TestProject) {
   redisProgram((line) => console.log(line));
+  execFileSync("npm", ["run", "--silent", "build"], { cwd: new URL("..", import.meta.url), stdio: ["ignore", "ignore", "inherit"] });
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-test-"));
   // Nothing here must outlive a power cut, and many files share one disk.
   const server = await startPostgres(join(folder, "postgres"), { password: nanoid(), settings: ["fsync=off", "full_page_writes=off"] });
