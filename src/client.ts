@@ -129,6 +129,8 @@ interface Call {
   signal?: AbortSignal | undefined;
   /** Time the answer was asked to wait, ms. */
   waitMs?: number;
+  /** Instead of the client's own; 0 = one try. */
+  giveUpMs?: number;
   /** What is tried again beside the states of overload. */
   again?: (error: FukubukuroError) => boolean;
 }
@@ -179,7 +181,7 @@ export function makeClient(options: ClientOptions = {}) {
   }
 
   async function json<T>(path: string, call: Call = {}): Promise<{ body: T; response: Response }> {
-    const endMs = performance.now() + giveUpMs;
+    const endMs = performance.now() + (call.giveUpMs ?? giveUpMs);
     for (let tries = 1; ; tries++) {
       try {
         const response = await once(path, call);
@@ -267,17 +269,20 @@ export function makeClient(options: ClientOptions = {}) {
       return (await json<Sale>(salePath(saleId), o)).body;
     },
 
-    /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out. */
-    async *watch(saleId: string, o: { everyMs?: number; signal?: AbortSignal } = {}): AsyncGenerator<Sale> {
+    /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to `onTrouble`. */
+    async *watch(saleId: string, o: { everyMs?: number; signal?: AbortSignal; onTrouble?: (error: FukubukuroError) => void } = {}): AsyncGenerator<Sale> {
       const everyMs = o.everyMs ?? 1_000;
       while (!o.signal?.aborted) {
+        let waitMs = everyMs * (0.8 + Math.random() * 0.2);
         try {
-          yield (await json<Sale>(salePath(saleId), o)).body;
+          yield (await json<Sale>(salePath(saleId), { signal: o.signal, giveUpMs: 0 })).body;
         } catch (error) {
           if (o.signal?.aborted) return;
-          if (error instanceof FukubukuroError && error.code === "NOT_FOUND") throw error;
+          if (!(error instanceof FukubukuroError) || error.code === "NOT_FOUND") throw error;
+          o.onTrouble?.(error);
+          waitMs = Math.max(waitMs, error.retryAfterMs ?? 0);
         }
-        await pause(everyMs * (0.8 + Math.random() * 0.2), o.signal).catch(() => {});
+        await pause(waitMs, o.signal).catch(() => {});
       }
     },
 

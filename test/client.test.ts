@@ -136,6 +136,35 @@ describe("the client", () => {
     await link.close();
   });
 
+  it("goes on watching over trouble, and tells of it", async () => {
+    const saleId = await saleWith();
+    const link = await startProxy(Number(new URL(api.url).port));
+    const c = clientOf("watcher", { baseUrl: `http://127.0.0.1:${link.port}` });
+    const codes: string[] = [];
+    let looks = 0;
+    for await (const s of c.watch(saleId, { everyMs: 20, onTrouble: (e) => codes.push(e.code) })) {
+      expect(s.id).toBe(saleId);
+      if (++looks === 1) link.loseReplies(true);
+      if (codes.length > 1) break;
+      if (looks === 1)
+        until("trouble", () => codes.length > 1).then(
+          () => link.loseReplies(false),
+          () => {},
+        );
+    }
+    expect(codes[0]).toBe("NO_ANSWER");
+    expect(
+      (
+        await refusal(
+          (async () => {
+            for await (const _ of c.watch("no-such-sale"));
+          })(),
+        )
+      ).code,
+    ).toBe("NOT_FOUND");
+    await link.close();
+  });
+
   it("stops following and watching when it is told to", async () => {
     const saleId = await saleWith();
     const c = clientOf("stopped");

@@ -188,6 +188,20 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await shown(page, "details");
     });
 
+    it("whose shop cannot be reached is told so, and the page goes on by itself", async () => {
+      const link = await startProxy(Number(new URL(api.url).port));
+      const { page } = await someone({ at: `http://127.0.0.1:${link.port}` });
+      const saleId = await saleWith();
+      await page.goto(`/s/${saleId}`);
+      await page.waitForSelector(`${buyButton}:enabled`);
+      link.loseReplies(true);
+      await until("the words", async () => /cannot be reached/.test((await page.textContent("#status-words")) ?? ""));
+      link.loseReplies(false);
+      await until("the sale", async () => /Open until/.test((await page.textContent("#status-words")) ?? ""));
+      await page.close();
+      await link.close();
+    });
+
     it("whose time runs out is told that the bag went back and nothing was charged", async () => {
       const { page } = await someone();
       const saleId = await saleWith({ holdMs: 2_500 });

@@ -180,7 +180,7 @@ const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
       </p>
       <div id="units-chart" class="chart" role="img" aria-label={w.unitsOverTime} />
     </Section>
-    <Section id="rates" title={w.requestsOverTime}>
+    <Section id="rates" title={`${w.requestsOverTime} (${w.thisNode})`}>
       <dl class="tiles">
         <Tile id="rate-requests" label={w.requests} />
         <Tile id="rate-granted" label={w.grantedPerSecond} />

@@ -40,7 +40,11 @@ export function fillSelect(select: HTMLSelectElement, options: Array<[value: str
 }
 
 /** Rows by key: a row that is there is changed in place, so that a button is never taken from under a finger. */
-export function fillRows(body: HTMLElement, rows: Array<{ key: string; cells: string[]; actions?: () => HTMLElement[] }>): void {
+export function fillRows(body: HTMLElement, rows: Array<{ key: string; cells: string[]; actions?: () => HTMLElement[] }>, empty = ""): void {
+  if (rows.length === 0 && empty !== "") {
+    body.replaceChildren(make("tr", { "data-key": "empty" }, make("td", { colspan: "9", class: "fine" }, empty)));
+    return;
+  }
   const before = new Map([...body.children].map((tr) => [(tr as HTMLElement).dataset.key ?? "", tr as HTMLTableRowElement]));
   for (const [i, row] of rows.entries()) {
     let tr = before.get(row.key);

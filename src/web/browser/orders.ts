@@ -48,6 +48,7 @@ function renderOrders(): void {
         make("button", { type: "button", "data-resend": o.id, click: () => askResend(o.id) }, w.resend),
       ],
     })),
+    w.noOrders,
   );
 }
 
@@ -61,7 +62,13 @@ function askRefund(id: string): void {
   });
 }
 function askResend(id: string): void {
-  ask({ title: w.resend, words: id, fields: [reasonField], act: (v) => admin("POST", `/orders/${encodeURIComponent(id)}/mail`, { reason: v.reason }) });
+  ask({
+    title: w.resend,
+    words: id,
+    fields: [reasonField],
+    act: (v) => admin("POST", `/orders/${encodeURIComponent(id)}/mail`, { reason: v.reason }),
+    after: () => showLists(saleId),
+  });
 }
 
 /** Reads both again, of this sale. */
@@ -93,5 +100,6 @@ export async function showLists(of: string): Promise<void> {
           .join(", "),
       ],
     })),
+    w.noTrail,
   );
 }

@@ -3,9 +3,9 @@
  * reload or to close the tab is small: the idempotency key is kept before it is sent, and what has become of a reservation is always asked
  * of the service, never remembered.
  */
-import { type ConfirmRequest, FukubukuroError, type Reservation, type Sale } from "../../client.ts";
-import { formatInstant, formatMoney } from "../../money.ts";
-import { find, keep, kept, language, make, minutesAndSeconds, say } from "./dom.ts";
+import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client.ts";
+import { find, keep, kept, make, say } from "./dom.ts";
+import { availabilityOf, isWeb, renderShop, type Shop, tick } from "./shop-page.ts";
 import { client, tell, w, wordsOf } from "./shopper.ts";
 
 const saleId = find("#main").dataset.sale ?? "";
@@ -28,123 +28,10 @@ function setAttempt(next: Attempt | null): void {
 /** randomUUID is only there on secure origins; this is there everywhere. */
 const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 
-// ---- the page: one section at a time, chosen by the state of the reservation ----
+// ---- what the page shows (shop-page.ts) ----
 
-let sale: Sale | null = null;
-let reservation: Reservation | null = null;
-let step: "details" | "review" = "details";
-let busy = false;
-let shown = "offer";
-
-const SECTIONS = ["offer", "details", "review", "paying", "done"];
-const STEP_OF: Record<string, number> = { offer: 0, details: 1, review: 2, paying: 2, done: 3 };
-
-function sectionNow(): string {
-  switch (reservation?.status) {
-    case "held":
-      return step;
-    case "paying":
-      return "paying";
-    case "confirmed":
-      return "done";
-    default:
-      return "offer";
-  }
-}
-
-function render(): void {
-  const section = sectionNow();
-  for (const id of SECTIONS) find(`#${id}`).hidden = id !== section;
-  for (const li of document.querySelectorAll<HTMLElement>(".steps li")) {
-    if (Number(li.dataset.step) === STEP_OF[section]) li.setAttribute("aria-current", "step");
-    else li.removeAttribute("aria-current");
-  }
-  if (section !== shown) {
-    shown = section;
-    // Who cannot see the page change is taken to the new heading.
-    if (section !== "offer") find(`#${section}-title`).focus();
-    scrollTo({ top: 0 });
-  }
-  if (reservation && section !== "offer") renderReservation(reservation);
-  renderSale();
-  tick();
-}
-
-const money = (amount: number) => formatMoney(amount, sale?.currency ?? reservation?.currency ?? "JPY", language);
-const nameOf = (sku: string) => sale?.items.find((i) => i.sku === sku)?.name ?? sku;
-
-function linesOf(r: Reservation): HTMLTableRowElement[] {
-  const goods = r.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
-  const row = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
-  return [
-    ...r.lines.map((l) => row(`${nameOf(l.sku)} × ${l.quantity}`, money(l.quantity * l.unitPrice))),
-    ...(r.amount > goods ? [row(w.shippingFee, money(r.amount - goods))] : []),
-    row(w.total, money(r.amount)),
-  ];
-}
-
-function renderReservation(r: Reservation): void {
-  for (const body of document.querySelectorAll("[data-lines]")) body.replaceChildren(...linesOf(r));
-  const p = r.payment;
-  const state = find("#paying-state");
-  if (p?.status === "queued" && p.position !== undefined)
-    say(state, [w.inLine(p.position), ...(p.etaMs === undefined ? [] : [w.eta(minutesAndSeconds(p.etaMs))])].join(" · "));
-  else if (p?.status === "action_required") say(state, w.actionRequired);
-  else if (p?.status === "unknown") say(state, w.unknown);
-  else say(state, w.sending);
-  const bank = find<HTMLAnchorElement>("#to-bank");
-  bank.hidden = p?.status !== "action_required" || !isWeb(p.actionUrl);
-  if (!bank.hidden) bank.href = p?.actionUrl ?? "";
-  if (r.orderId) {
-    say(find("#order-id"), r.orderId);
-    find<HTMLAnchorElement>("#to-order").href = `/s/${encodeURIComponent(saleId)}/orders/${encodeURIComponent(r.orderId)}`;
-  }
-}
-const isWeb = (url: string | undefined) => url !== undefined && /^https?:\/\//.test(url);
-
-function renderSale(): void {
-  if (!sale) return;
-  const now = client.clock.now();
-  const opening = Date.parse(sale.opensAt);
-  // The page knows the opening instant; nobody has to be asked for the button to come alive.
-  const isOpen = sale.status === "open" || (sale.status === "scheduled" && now >= opening);
-  const until = formatInstant(sale.closesAt, sale.currency, language);
-  const status = sale.status === "closed" ? w.closed : sale.status === "paused" ? w.paused : isOpen ? `${w.openUntil} ${until}` : w.opensIn;
-  say(find("#status-words"), status);
-  for (const item of sale.items) {
-    const li = document.querySelector<HTMLElement>(`li[data-sku="${CSS.escape(item.sku)}"]`);
-    if (!li) continue;
-    const words = find("[data-availability]", li);
-    words.dataset.availability = item.availability;
-    say(words, availabilityOf(item, isOpen, now));
-    const button = find<HTMLButtonElement>("button", li);
-    button.disabled = busy || !isOpen || item.availability !== "available";
-    say(button, busy && attempt?.sku === item.sku ? w.reserving : w.buy);
-  }
-}
-function availabilityOf(item: Sale["items"][number], isOpen: boolean, now: number): string {
-  if (item.availability === "sold_out") return w.soldOut;
-  if (item.availability === "all_held") {
-    const due = sale?.nextReleaseAt ? Date.parse(sale.nextReleaseAt) - now : null;
-    return due === null ? w.allHeld : `${w.allHeld} ${w.nextRelease(minutesAndSeconds(due))}`;
-  }
-  return isOpen ? `${w.available} · ${w.freeLeft(item.free)}` : `${w.notYet} · ${w.freeLeft(item.free)}`;
-}
-
-/** What moves with the clock, the service's and not this machine's. */
-let wasOpen = false;
-function tick(): void {
-  const now = client.clock.now();
-  const opensIn = sale?.status === "scheduled" ? Date.parse(sale.opensAt) - now : 0;
-  say(find("#countdown"), opensIn > 0 ? minutesAndSeconds(opensIn) : "");
-  const left = reservation?.expiresAt === undefined ? null : Date.parse(reservation.expiresAt) - now;
-  for (const timer of document.querySelectorAll<HTMLElement>("[data-time-left]")) say(timer, left === null ? "" : minutesAndSeconds(left));
-  const isOpen = sale !== null && opensIn <= 0;
-  if (isOpen !== wasOpen || sale?.nextReleaseAt) {
-    wasOpen = isOpen;
-    renderSale();
-  }
-}
+const shop: Shop = { saleId, sale: null, reservation: null, step: "details", reserving: null, busy: false };
+const render = () => renderShop(shop);
 
 // ---- what the service says ----
 
@@ -156,11 +43,12 @@ async function watchSale(): Promise<void> {
   looking?.abort();
   looking = new AbortController();
   const before = new Map<string, string>();
-  for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal })) {
-    sale = next;
+  const onTrouble = () => say(find("#status-words"), w.notReached);
+  for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal, onTrouble })) {
+    shop.sale = next;
     for (const i of next.items) {
       const was = before.get(i.sku);
-      if (was !== undefined && was !== i.availability) say(find("#news"), `${i.name}: ${availabilityOf(i, true, client.clock.now())}`);
+      if (was !== undefined && was !== i.availability) say(find("#news"), `${i.name}: ${availabilityOf(next, i, true)}`);
       before.set(i.sku, i.availability);
     }
     render();
@@ -178,7 +66,7 @@ async function follow(id: string): Promise<void> {
   } catch (error) {
     if (signal.aborted) return;
     // Only a definite answer comes here, such as HOLD_LOST.
-    reservation = null;
+    shop.reservation = null;
     setAttempt(null);
     tell(wordsOf(error));
     render();
@@ -187,15 +75,15 @@ async function follow(id: string): Promise<void> {
 
 /** The reservation in its present state. */
 function adopt(r: Reservation): void {
-  const before = reservation;
-  reservation = r;
+  const before = shop.reservation;
+  shop.reservation = r;
   if (r.status === "held" && r.payment?.status === "declined") {
     if (before?.payment?.status !== "declined" || before.payment.id !== r.payment.id) {
-      step = "details";
+      shop.step = "details";
       tell(w.declined(r.payment.declineCode ?? ""));
     }
   } else if (r.status === "held" && before?.status === "paying") {
-    step = "details";
+    shop.step = "details";
     tell(w.waitedTooLong);
   } else if (r.status === "paying" || r.status === "confirmed") tell("");
   if (r.status === "expired" || r.status === "released") {
@@ -208,8 +96,9 @@ function adopt(r: Reservation): void {
 // ---- what the shopper does ----
 
 async function buy(sku: string, quantity: number): Promise<void> {
-  if (busy) return;
-  busy = true;
+  if (shop.busy) return;
+  shop.busy = true;
+  shop.reserving = sku;
   tell("");
   // The same press again is the same key; another wish is another one.
   if (!attempt || attempt.id || attempt.sku !== sku || attempt.quantity !== quantity) setAttempt({ key: newKey(), sku, quantity });
@@ -221,7 +110,8 @@ async function buy(sku: string, quantity: number): Promise<void> {
     if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429) setAttempt(null);
     tell(wordsOf(error));
   } finally {
-    busy = false;
+    shop.busy = false;
+    shop.reserving = null;
     render();
   }
 }
@@ -229,7 +119,7 @@ async function buy(sku: string, quantity: number): Promise<void> {
 async function reserve(a: Attempt): Promise<void> {
   const r = await client.reserve(saleId, { lines: [{ sku: a.sku, quantity: a.quantity }], idempotencyKey: a.key });
   setAttempt({ ...a, id: r.id });
-  step = "details";
+  shop.step = "details";
   adopt(r);
   void follow(r.id);
 }
@@ -266,13 +156,14 @@ function review(): void {
   const gateway = request.payment.gateway ?? "";
   const about = [w.gateways[gateway] ?? gateway, w.paymentTimes[gateway], payment.dataset.own].filter((l) => l !== undefined);
   payment.replaceChildren(...about.map((l) => make("span", { class: "line" }, l)));
-  step = "review";
+  shop.step = "review";
   render();
 }
 
 async function pay(): Promise<void> {
-  if (busy || !reservation) return;
-  busy = true;
+  const { reservation } = shop;
+  if (shop.busy || !reservation) return;
+  shop.busy = true;
   tell("");
   const button = find<HTMLButtonElement>("#pay");
   button.disabled = true;
@@ -286,35 +177,36 @@ async function pay(): Promise<void> {
     if (e?.code === "PAYMENT_DECLINED") adopt((e.problem.reservation as Reservation | undefined) ?? reservation);
     else tell(wordsOf(error));
     if (e && e.status === 410) {
-      reservation = null;
+      shop.reservation = null;
       setAttempt(null);
     }
   } finally {
-    busy = false;
+    shop.busy = false;
     button.disabled = false;
     render();
-    if (reservation) void follow(id);
+    if (shop.reservation) void follow(id);
   }
 }
 
 async function release(): Promise<void> {
-  if (!reservation || busy) return;
-  busy = true;
+  const { reservation } = shop;
+  if (!reservation || shop.busy) return;
+  shop.busy = true;
   try {
     following?.abort();
     adopt(await client.release(reservation.id));
   } catch (error) {
     tell(wordsOf(error));
-    if (reservation) void follow(reservation.id);
+    void follow(reservation.id);
   } finally {
-    busy = false;
+    shop.busy = false;
     render();
   }
 }
 
 function again(): void {
   following?.abort();
-  reservation = null;
+  shop.reservation = null;
   setAttempt(null);
   tell("");
   render();
@@ -355,7 +247,7 @@ function startSale(): void {
   });
   find("#pay").addEventListener("click", () => void pay());
   find("#back").addEventListener("click", () => {
-    step = "details";
+    shop.step = "details";
     render();
   });
   for (const button of document.querySelectorAll("[data-release]")) button.addEventListener("click", () => void release());
@@ -365,7 +257,7 @@ function startSale(): void {
     if (document.hidden) looking?.abort();
     else void watchSale();
   });
-  setInterval(tick, 250);
+  setInterval(() => tick(shop), 250);
   void watchSale();
   comeBack().catch((error) => tell(wordsOf(error)));
 }
