@@ -1,6 +1,5 @@
 /** The HTTP API: shopper routes in the order of the flow, then operations. Operator routes are in admin.ts. */
 import type { IncomingHttpHeaders } from "node:http";
-import { eq } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import { adminRoutes } from "./admin.ts";
@@ -12,11 +11,11 @@ import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { around } from "./crash.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
 import { preferredLanguage } from "./language.ts";
+import { documentRoutes, operationRoutes } from "./operations.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
 import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
 import type { Sale } from "./sales.ts";
-import { orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
@@ -372,71 +371,10 @@ export function makeApp(ctx: Context) {
     },
   );
 
-  // ---- operations --------------------------------------------------------------------------------------------------
-
-  route(
-    {
-      method: "get",
-      path: "/healthz",
-      summary: "The process is alive",
-      tag: "Operations",
-      who: "anyone",
-      answers: { 200: { description: "alive", schema: contract.anyObject } },
-    },
-    (c) => json(c, 200, { status: "ok" }),
-  );
-
-  route(
-    {
-      method: "get",
-      path: "/readyz",
-      summary: "Stores are reachable, epochs agree, not draining",
-      tag: "Operations",
-      who: "anyone",
-      answers: { 200: { description: "ready", schema: contract.anyObject } },
-    },
-    async (c) => {
-      if (ctx.draining.aborted) throw new Problem("UNAVAILABLE", "draining");
-      await ctx.redis.ready(500);
-      await ctx.db.select({ id: orders.id }).from(orders).where(eq(orders.id, "")).limit(1);
-      const stale = ctx.sales.allKnown().filter((s) => !ctx.sales.isRecorded(s));
-      if (stale.length > 0) throw new Problem("UNAVAILABLE", `rebuilding ${stale.map((s) => s.id).join(", ")}`);
-      return json(c, 200, { status: "ready" });
-    },
-  );
-
-  app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.text(), { "content-type": ctx.metrics.registry.contentType }));
-
+  operationRoutes(ctx, routes);
   adminRoutes(ctx, routes, { auth, boards, saleOf });
   pageRoutes(ctx, routes, auth);
-
-  app.openAPIRegistry.registerComponent("securitySchemes", "shopper", {
-    type: "http",
-    scheme: "bearer",
-    bearerFormat: "JWT",
-    description: "HS256, claims sub, aud=fukubukuro, exp",
-  });
-  app.openAPIRegistry.registerComponent("securitySchemes", "admin", { type: "http", scheme: "bearer", description: "ADMIN_TOKEN" });
-  let document: string | undefined;
-  app.get("/openapi.json", (c) => {
-    document ??= JSON.stringify(
-      app.getOpenAPI31Document({
-        openapi: "3.1.0",
-        info: { title: "Fukubukuro", version: "1", description: "Inventory service for flash sales" },
-        servers: [{ url: "/" }],
-      }),
-    );
-    return json(c, 200, document, { "cache-control": "public, max-age=60" });
-  });
-  if (ctx.config.corsOrigins.length > 0) {
-    app.options("*", (c) =>
-      routes.send(c, 204, null, {
-        "access-control-allow-methods": "GET, POST, DELETE",
-        "access-control-allow-headers": "authorization, content-type, idempotency-key, prefer",
-        "access-control-max-age": "600",
-      }),
-    );
-  }
+  documentRoutes(ctx, routes);
   return { app, specs: routes.specs, front: routes.front };
 }
 
