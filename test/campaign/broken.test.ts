@@ -28,6 +28,11 @@ const one = (name: string, file: string, from: string, to: string, by: string, n
 });
 
 const DEFECTS: Defect[] = [
+  {
+    name: "a connection that was lost is used again",
+    by: "db",
+    edits: [edit("src/db.ts", "if (!all.delete(c)) return;", "if (all.has(c)) return;"), edit("src/db.ts", "if (c.lost || !all.has(c)) return;", "")],
+  },
   one(
     "rule I: a payment's row is written whatever became of its pin",
     "src/payments.ts",
@@ -237,7 +242,7 @@ function vitest(folder: string, file: string, named: string | undefined): Promis
 async function verdict(d: Defect): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-broken-"));
   try {
-    for (const part of ["src", "lua", "drizzle", "test", "package.json", "tsconfig.json", "vitest.config.ts"])
+    for (const part of ["src", "lua", "drizzle", "test", "package.json", "tsconfig.json", "tsconfig.client.json", "vitest.config.ts"])
       await cp(join(ROOT, part), join(folder, part), { recursive: true });
     await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
     for (const e of d.edits) {
