@@ -149,7 +149,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       const sale = await saleOf(c);
       const audit = await auditSale(ctx, sale.id, sale.no);
       if (!prefers(c, "text/html")) return json(c, 200, audit);
-      return certificateAnswer(c, routes, sale, audit);
+      // Asked for by a program, which keeps it as a file.
+      return certificateAnswer(c, routes, sale, audit, { standalone: true });
     },
   );
 

@@ -143,6 +143,8 @@ async function serveApi(config: Config): Promise<void> {
   const folder = mailsFolder();
   const service = await compose(config, log, { mailbox: folder === undefined ? null : readMailbox(folder), alone: false });
   shareFigures(service.ctx.metrics);
+  // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.
+  await service.ctx.redis.ready(5_000).catch(() => {});
   service.start();
   const server = await listen(service, config.port, config.host);
   process.on("SIGINT", () => {}); // Ctrl-C reaches the parent too, which drains

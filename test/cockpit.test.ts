@@ -163,6 +163,15 @@ describe("an operator", () => {
     expect(await op.audit(saleId)).toMatchObject({ ok: true, mails: { withoutOrder: 0 } });
   });
 
+  it("who keeps the certificate as a file has all of it: its style inside, nothing to load", async () => {
+    const saleId = (await op.create()).body.id;
+    const page = await op.get<string>(`/sales/${saleId}/audit`, { accept: "text/html" });
+    expect(page.headers.get("content-security-policy")).toContain("default-src 'none'");
+    expect(String(page.body)).toContain("The books balance.");
+    expect(String(page.body)).toMatch(/<style>[^<]*\.certificate/);
+    expect(String(page.body)).not.toMatch(/(src|href)=/);
+  });
+
   it("gets orders as CSV by a link, which cannot set a header", async () => {
     const r = await op.get<string>("/orders?format=csv", { accept: "text/html" });
     expect(r.headers.get("content-type")).toContain("text/csv");

@@ -107,6 +107,8 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
     async start(env, { mailbox: isLocal = true } = {}) {
       const c = config(env);
       const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), { mailbox: isLocal ? mailbox : null, alone: false });
+      // As main.ts does: nobody is served before Redis has answered, unless it is away on purpose.
+      await service.ctx.redis.ready(5_000).catch(() => {});
       service.start();
       const server = await listen(service, 0, "127.0.0.1");
       const one: Running = {

@@ -75,7 +75,13 @@ const Row: FC<{ label: string; cells: number[] }> = ({ label, cells }) => (
 );
 
 /** The page as an answer, for the cockpit's link and for `Accept: text/html`. */
-export const certificateAnswer = (c: Http, routes: Routes, sale: Sale, audit: Audit, more: Pick<PageOptions, "menu" | "home"> = {}): Promise<Response> =>
+export const certificateAnswer = (
+  c: Http,
+  routes: Routes,
+  sale: Sale,
+  audit: Audit,
+  more: Pick<PageOptions, "menu" | "home" | "standalone"> = {},
+): Promise<Response> =>
   page(c, routes, { title: (w) => `${w.certificate}: ${sale.name}`, home: "/admin", ...more }, (look) => (
     <CertificatePage language={look.language} sale={sale} audit={audit} />
   ));

@@ -2,7 +2,7 @@
 /** What all pages have in common: language, head, header, and the rules of what they may load. */
 import type { Context as Http } from "hono";
 import { getCookie } from "hono/cookie";
-import type { Child } from "hono/jsx";
+import type { Child, FC } from "hono/jsx";
 import { type Language, preferredLanguage } from "../language.ts";
 import { headerOf, incomingOf, type Routes } from "../routes.ts";
 import type { AssetName, Assets } from "./assets.ts";
@@ -12,6 +12,9 @@ import { WORDS, type Words } from "./words.ts";
 /** Everything comes from this process; nothing inline, nothing from elsewhere, in no frame. */
 export const PAGE_CSP =
   "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/** A page that is kept as a file has its style inside and nothing else. */
+const STANDALONE_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
 const LANGUAGE_COOKIE = "fukubukuro_language";
 const YEAR_S = 365 * 86_400;
@@ -40,9 +43,33 @@ export interface PageOptions {
   headers?: Record<string, string>;
   /** Where the name in the header leads. */
   home?: string;
+  /** Whole in itself, to be kept as a file: its style inside, no header. */
+  standalone?: boolean;
   /** Beside the switch of languages. */
   menu?: (look: Look) => Child;
 }
+
+const Header: FC<{ look: Look; home: string; menu: PageOptions["menu"] }> = ({ look, home, menu }) => {
+  const other = look.language === "ja" ? "en" : "ja";
+  return (
+    <>
+      <a class="skip" href="#main">
+        {look.w.skip}
+      </a>
+      <header class="top">
+        <a class="brand" href={home}>
+          <img src={look.assets["bag.svg"].path} alt="" width="28" height="28" /> Fukubukuro
+        </a>
+        <nav>
+          {menu?.(look)}
+          <a href={look.otherHref} lang={other} hreflang={other}>
+            {look.w.otherLanguage}
+          </a>
+        </nav>
+      </header>
+    </>
+  );
+};
 
 /** A whole page as an answer. */
 export async function page(c: Http, routes: Routes, o: PageOptions, body: (look: Look) => Child): Promise<Response> {
@@ -58,35 +85,30 @@ export async function page(c: Http, routes: Routes, o: PageOptions, body: (look:
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>{title}</title>
-        <link rel="icon" href={look.assets["bag.svg"].path} />
-        <link rel="stylesheet" href={look.assets["style.css"].path} />
+        {o.standalone ? (
+          <style dangerouslySetInnerHTML={{ __html: look.assets["style.css"].body }} />
+        ) : (
+          <>
+            <link rel="icon" href={look.assets["bag.svg"].path} />
+            <link rel="stylesheet" href={look.assets["style.css"].path} />
+          </>
+        )}
         {o.script && <script type="module" src={look.assets[o.script].path} />}
       </head>
       <body>
-        <a class="skip" href="#main">
-          {w.skip}
-        </a>
-        <header class="top">
-          <a class="brand" href={o.home ?? "/"}>
-            <img src={look.assets["bag.svg"].path} alt="" width="28" height="28" /> Fukubukuro
-          </a>
-          <nav>
-            {o.menu?.(look)}
-            <a href={look.otherHref} lang={language === "ja" ? "en" : "ja"} hreflang={language === "ja" ? "en" : "ja"}>
-              {w.otherLanguage}
-            </a>
-          </nav>
-        </header>
-        <noscript>
-          <p class="notice">{w.needsScript}</p>
-        </noscript>
+        {!o.standalone && <Header look={look} home={o.home ?? "/"} menu={o.menu} />}
+        {o.script && (
+          <noscript>
+            <p class="notice">{w.needsScript}</p>
+          </noscript>
+        )}
         {body(look)}
       </body>
     </html>
   );
   return routes.send(c, o.status ?? 200, `<!doctype html>${await html}`, {
     "content-type": "text/html; charset=utf-8",
-    "content-security-policy": PAGE_CSP,
+    "content-security-policy": o.standalone ? STANDALONE_CSP : PAGE_CSP,
     vary: "accept-language, cookie",
     ...(cookie && { "set-cookie": cookie }),
     ...o.headers,
