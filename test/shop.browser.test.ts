@@ -21,7 +21,7 @@ import {
   world,
 } from "./browser.ts";
 import { startProxy } from "./proxy.ts";
-import { makeWorld, operator, until } from "./support.ts";
+import { makeWorld, operator, pause, until } from "./support.ts";
 
 describe.skipIf(!chromiumPath)("in a browser", () => {
   useBrowser();
@@ -47,6 +47,22 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       expect(mail.subject).toMatch(subject);
       for (const body of [mail.text, mail.html])
         for (const part of [orderId, seller, delivery, "T1234567890123", "5,800", "10%", "527"]) expect(body).toContain(part);
+    });
+
+    it("who presses before the page has found out who they are is one shopper, with one bag", async () => {
+      const { page } = await someone();
+      const saleId = await saleWith();
+      let shoppers = 0;
+      // The shop's log-in takes its time.
+      await page.route("**/demo/shopper", async (route) => {
+        shoppers++;
+        await pause(1_000);
+        await route.continue();
+      });
+      await hold(page, saleId);
+      await page.reload();
+      await shown(page, "details");
+      expect(shoppers).toBe(1);
     });
 
     it("who presses twice, and in two tabs, holds one bag", async () => {

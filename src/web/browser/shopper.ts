@@ -6,14 +6,22 @@ import { find, keep, kept, language, say } from "./dom.ts";
 export const w = SHOP_WORDS[language];
 
 const SHOPPER = "fukubukuro.shopper";
-async function token(): Promise<string> {
-  const known = kept<{ token: string; untilMs: number }>(localStorage, SHOPPER);
-  if (known && known.untilMs > Date.now()) return known.token;
+let making: Promise<string> | null = null;
+async function makeShopper(): Promise<string> {
   const response = await fetch("/demo/shopper", { method: "POST" });
   if (!response.ok) throw new Error(`no shopper: ${response.status}`);
   const made = (await response.json()) as { token: string; untilMs: number };
   keep(localStorage, SHOPPER, made);
   return made.token;
+}
+/** One shopper, however many calls ask at once: a second one would not find the first one's bag. */
+async function token(): Promise<string> {
+  const known = kept<{ token: string; untilMs: number }>(localStorage, SHOPPER);
+  if (known && known.untilMs > Date.now()) return known.token;
+  making ??= makeShopper().finally(() => {
+    making = null;
+  });
+  return making;
 }
 
 export const client = makeClient({ token, language });
