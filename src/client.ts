@@ -140,6 +140,8 @@ const TIMEOUT_MS = 12_000;
 const PAUSE_MS = 250;
 const PAUSE_MS_MAX = 5_000;
 const WAIT_S = 10;
+/** A stream has a sign of life every 15 s; so many time limits without one, and it is dead though nobody said so. */
+const SILENT_TIMEOUTS = 3;
 const CLOCK_SAMPLES_MAX = 20;
 const FINAL = new Set(["released", "expired"]);
 
@@ -205,13 +207,20 @@ export function makeClient(options: ClientOptions = {}) {
   /** The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST when a Redis failure took it. */
   async function* events(id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
     for (let tries = 1; !o.signal?.aborted; tries++) {
+      const silent = new AbortController();
+      const giveUp = () => silent.abort(new Error("the stream fell silent"));
+      let timer = setTimeout(giveUp, timeoutMs);
+      const alive = () => {
+        clearTimeout(timer);
+        timer = setTimeout(giveUp, timeoutMs * SILENT_TIMEOUTS);
+      };
       try {
         const response = await send(`${baseUrl + reservationPath(id)}/events`, {
           headers: { ...(await headersOf({})), accept: "text/event-stream" },
-          signal: o.signal ?? null,
+          signal: o.signal ? AbortSignal.any([o.signal, silent.signal]) : silent.signal,
         });
         if (!response.ok || !response.body) throw await refusalOf(response);
-        for await (const data of dataOf(response.body)) {
+        for await (const data of dataOf(response.body, alive)) {
           const reservation = JSON.parse(data) as Reservation;
           clock.heard(reservation.serverTime);
           tries = 0;
@@ -221,6 +230,8 @@ export function makeClient(options: ClientOptions = {}) {
       } catch (error) {
         if (o.signal?.aborted) return;
         if (error instanceof FukubukuroError && !isPassing(error)) throw error;
+      } finally {
+        clearTimeout(timer);
       }
       await pause(pauseOf(null, tries + 1), o.signal).catch(() => {});
     }
@@ -359,8 +370,8 @@ function declinedOf(r: Reservation): FukubukuroError {
   return new FukubukuroError(402, "PAYMENT_DECLINED", `the payment was declined (${declineCode})`, { declineCode, reservation: r });
 }
 
-/** The `data:` of each server-sent event. */
-async function* dataOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+/** The `data:` of each server-sent event; `alive` hears of everything that comes, comments too. */
+async function* dataOf(body: ReadableStream<Uint8Array>, alive: () => void): AsyncGenerator<string> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let text = "";
@@ -368,6 +379,7 @@ async function* dataOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string>
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
+      alive();
       text += decoder.decode(value, { stream: true });
       const parts = text.split("\n\n");
       text = parts.pop() ?? "";

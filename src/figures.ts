@@ -177,8 +177,9 @@ export function makeSampler(ctx: Context) {
   async function readBooks(): Promise<void> {
     if (performance.now() - booksAt < BOOKS_MS) return;
     booksAt = performance.now();
-    books = [];
-    for (const s of await watchedSales()) books.push(await auditSale(ctx, s.id, s.no));
+    const read: Audit[] = [];
+    for (const s of await watchedSales()) read.push(await auditSale(ctx, s.id, s.no));
+    books = read;
     heard.emit("watched", { event: "books", data: books } satisfies Watched);
   }
 

@@ -136,6 +136,27 @@ describe("the client", () => {
     await link.close();
   });
 
+  it("connects again when a stream falls silent, which no answer tells", async () => {
+    const saleId = await saleWith();
+    const link = await startProxy(Number(new URL(api.url).port));
+    // Shorter than the service's own sign of life, so that silence is met at once.
+    const c = clientOf("silent", { baseUrl: `http://127.0.0.1:${link.port}`, timeoutMs: 300 });
+    const { id } = await c.reserve(saleId, { lines: LINES, idempotencyKey: "k" });
+    const seen: string[] = [];
+    for await (const r of c.events(id)) {
+      if (seen.push(r.status) === 1) {
+        link.blackHole(true);
+        await clientOf("silent").release(id);
+        until("another try", () => c.tries.filter((t) => t.endsWith("/events")).length > 1).then(
+          () => link.blackHole(false),
+          () => {},
+        );
+      }
+    }
+    expect(seen.at(-1)).toBe("released");
+    await link.close();
+  });
+
   it("goes on watching over trouble, and tells of it", async () => {
     const saleId = await saleWith();
     const link = await startProxy(Number(new URL(api.url).port));

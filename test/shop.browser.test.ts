@@ -65,6 +65,32 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       expect(shoppers).toBe(1);
     });
 
+    it("whose token the shop does not know any more is somebody new, and buys", async () => {
+      const { page } = await someone();
+      const saleId = await saleWith();
+      await page.goto(`/s/${saleId}`);
+      await page.evaluate("localStorage.setItem('fukubukuro.shopper', JSON.stringify({ token: 'of.another.secret', untilMs: Date.now() + 3600000 }))");
+      await page.reload();
+      await hold(page, saleId);
+    });
+
+    it("who comes back while the shop cannot answer is not given a second bag, and finds the first", async () => {
+      const link = await startProxy(Number(new URL(api.url).port));
+      const { page } = await someone({ at: `http://127.0.0.1:${link.port}` });
+      const saleId = await saleWith();
+      await hold(page, saleId);
+      // What is asked for is answered, but not what this shopper has.
+      await page.route(`**/v1/sales/${saleId}/reservations`, (route) => route.abort());
+      await page.reload();
+      await until("the sale", async () => /Available/.test((await availability(page)) ?? ""));
+      expect(await page.isEnabled(buyButton)).toBe(false);
+      await page.unroute(`**/v1/sales/${saleId}/reservations`);
+      await shown(page, "details");
+      expect(await held(saleId)).toMatchObject({ free: 9, held: 1 });
+      await page.close();
+      await link.close();
+    });
+
     it("who presses twice, and in two tabs, holds one bag", async () => {
       const { page, newTab } = await someone();
       const saleId = await saleWith();

@@ -88,8 +88,13 @@ function renderRates(r: Rates | undefined): void {
 }
 
 let books: Audit[] = [];
+/** By the service's clock, as the readings of the books. */
+let seenMs = 0;
+const BOOKS_MS_MAX = 60_000;
 function renderBooks(): void {
-  const a = books.find((b) => b.saleId === chosen);
+  const read = books.find((b) => b.saleId === chosen);
+  // What was fine a while ago is not known to be fine: a light without a fresh reading is off.
+  const a = read && seenMs - Date.parse(read.at) < BOOKS_MS_MAX ? read : undefined;
   const light = (id: string, ok: boolean | null, figures: string) => {
     const card = find(`#${id}`);
     card.dataset.state = ok === null ? "none" : ok ? "ok" : "bad";
@@ -190,12 +195,13 @@ function heard(event: string, data: string): void {
     books = JSON.parse(data) as Audit[];
     renderBooks();
   } else {
-    const f = JSON.parse(data) as { sales?: Figures[]; rates?: Rates; point?: Point; unavailable?: string };
+    const f = JSON.parse(data) as { at: string; sales?: Figures[]; rates?: Rates; point?: Point; unavailable?: string };
     if (f.unavailable !== undefined) {
       live("bad", `${w.storesAway}: ${f.unavailable}`);
       return;
     }
     live("ok", w.live);
+    seenMs = Date.parse(f.at);
     sales = f.sales ?? [];
     if (f.point) points = [...points, f.point].slice(-POINTS_MAX);
     renderRates(f.rates);

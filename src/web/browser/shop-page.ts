@@ -13,6 +13,8 @@ export interface Shop {
   /** Item of the press that is on its way. */
   reserving: string | null;
   busy: boolean;
+  /** The last look at the sale had no answer. */
+  unreached: boolean;
 }
 
 let shown = "offer";
@@ -84,7 +86,7 @@ function renderReservation(s: Shop, r: Reservation): void {
 /** Nothing but a web address is followed, whatever a gateway says. */
 export const isWeb = (url: string | undefined) => url !== undefined && /^https?:\/\//.test(url);
 
-function renderSale({ sale, busy, reserving }: Shop): void {
+function renderSale({ sale, busy, reserving, unreached }: Shop): void {
   if (!sale) return;
   const now = client.clock.now();
   const opening = Date.parse(sale.opensAt);
@@ -92,7 +94,7 @@ function renderSale({ sale, busy, reserving }: Shop): void {
   const isOpen = sale.status === "open" || (sale.status === "scheduled" && now >= opening);
   const until = formatInstant(sale.closesAt, sale.currency, language);
   const status = sale.status === "closed" ? w.closed : sale.status === "paused" ? w.paused : isOpen ? `${w.openUntil} ${until}` : w.opensIn;
-  say(find("#status-words"), status);
+  say(find("#status-words"), unreached ? w.notReached : status);
   for (const item of sale.items) {
     const li = document.querySelector<HTMLElement>(`li[data-sku="${CSS.escape(item.sku)}"]`);
     if (!li) continue;

@@ -6,7 +6,7 @@
 import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client.ts";
 import { find, keep, kept, make, say } from "./dom.ts";
 import { availabilityOf, isWeb, renderShop, type Shop, tick } from "./shop-page.ts";
-import { client, tell, w, wordsOf } from "./shopper.ts";
+import { client, forgetShopper, tell, w, wordsOf } from "./shopper.ts";
 
 const saleId = find("#main").dataset.sale ?? "";
 
@@ -30,7 +30,7 @@ const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) 
 
 // ---- what the page shows (shop-page.ts) ----
 
-const shop: Shop = { saleId, sale: null, reservation: null, step: "details", reserving: null, busy: false };
+const shop: Shop = { saleId, sale: null, reservation: null, step: "details", reserving: null, busy: false, unreached: false };
 const render = () => renderShop(shop);
 
 // ---- what the service says ----
@@ -43,9 +43,13 @@ async function watchSale(): Promise<void> {
   looking?.abort();
   looking = new AbortController();
   const before = new Map<string, string>();
-  const onTrouble = () => say(find("#status-words"), w.notReached);
+  const onTrouble = () => {
+    shop.unreached = true;
+    render();
+  };
   for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal, onTrouble })) {
     shop.sale = next;
+    shop.unreached = false;
     for (const i of next.items) {
       const was = before.get(i.sku);
       if (was !== undefined && was !== i.availability) say(find("#news"), `${i.name}: ${availabilityOf(next, i, true)}`);
@@ -212,9 +216,15 @@ function again(): void {
   render();
 }
 
-/** What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared. */
+/**
+ * What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared. Who had one cannot press
+ * before it is known what became of it, however long that takes: a second press would be a second bag.
+ */
 async function comeBack(): Promise<void> {
-  const mine = await client.reservations(saleId);
+  shop.busy = attempt !== null;
+  const mine = await whatIsMine();
+  shop.busy = false;
+  render();
   const found = mine.find((r) => r.id === attempt?.id) ?? mine.find((r) => r.status === "held" || r.status === "paying");
   if (found) {
     adopt(found);
@@ -225,6 +235,27 @@ async function comeBack(): Promise<void> {
   } else if (attempt) {
     // The press was sent and its answer never came. The same key says what it did.
     await buy(attempt.sku, attempt.quantity);
+  }
+}
+
+const ASK_AGAIN_MS = 1_000;
+/** Asked until there is an answer; the client itself has tried for a while before it says that there is none. */
+async function whatIsMine(): Promise<Reservation[]> {
+  for (;;) {
+    try {
+      const mine = await client.reservations(saleId);
+      tell("");
+      return mine;
+    } catch (error) {
+      if (error instanceof FukubukuroError && error.code === "UNAUTHENTICATED") {
+        // Somebody new has nothing to come back to.
+        forgetShopper();
+        setAttempt(null);
+        return [];
+      }
+      tell(wordsOf(error));
+      await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_MS));
+    }
   }
 }
 
@@ -259,7 +290,7 @@ function startSale(): void {
   });
   setInterval(() => tick(shop), 250);
   void watchSale();
-  comeBack().catch((error) => tell(wordsOf(error)));
+  void comeBack();
 }
 
 startSale();

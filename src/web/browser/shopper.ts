@@ -31,4 +31,7 @@ export function tell(words: string): void {
   problem.hidden = words === "";
   say(problem, words);
 }
+/** A shopper whom the shop does not know any more (its secret was changed): the next call makes a new one. */
+export const forgetShopper = () => keep(localStorage, SHOPPER, null);
+
 export const wordsOf = (error: unknown): string => (error instanceof FukubukuroError ? (w.problems[error.code] ?? w.otherProblem) : w.otherProblem);
