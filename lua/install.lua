@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- install: the sale as Postgres knows it replaces whatever this Redis has (rules I, J and K).
--- Guarantee: refused unless the epoch is newer than the one here and this is the instance that was recorded; else all or nothing.
+-- Guarantee: refused unless the epoch is newer than the one here, and than the one that was fenced last (another rebuild has begun since), and this is
+-- the instance that was recorded; else all or nothing.
 -- KEYS  the sale's eight (prelude), the journal is left as it is; 9 moves hash
 -- ARGV  1 epoch; 2 seq; 3 run_id of the recorded instance, of a cluster all of them; 4 settings 'field value', a line each; 5 free 'sku units';
 --       6 holds 'key|hold'; 7 customers 'customer units|keys'; 8 moves already counted 'id delta'
@@ -8,8 +9,9 @@
 --   INSTALLED | NOT_NEWER | OTHER_INSTANCE
 local BOARD_LEASE_MS = 250
 local KEY_AT = { sale = 1, free = 2, live = 3, holds = 4, due = 5, paying = 6, customers = 7, moves = 9 }
-local have = redis.call('HGET', KEYS[KEY_AT.sale], 'epoch')
-if have and tonumber(have) >= tonumber(ARGV[1]) then return { 'NOT_NEWER' } end
+for _, epoch in ipairs(redis.call('HMGET', KEYS[KEY_AT.sale], 'epoch', 'fenced')) do
+  if epoch and tonumber(epoch) >= tonumber(ARGV[1]) then return { 'NOT_NEWER' } end
+end
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if not run_id or not string.find(ARGV[3], run_id, 1, true) then return { 'OTHER_INSTANCE' } end
 

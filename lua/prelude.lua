@@ -77,7 +77,7 @@ end
 -- The book, or nil and the refusal to answer.
 local function open_book(writes)
   local s = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'fenced', 'shift', 'pausedAt', 'opensAt', 'closesAt', 'holdMs', 'limit', 'reserving')
-  if not s[1] or s[1] ~= ARGV[1] or s[3] == '1' or not s[2] or tonumber(s[2]) < tonumber(ARGV[2]) then
+  if not s[1] or s[1] ~= ARGV[1] or s[3] or not s[2] or tonumber(s[2]) < tonumber(ARGV[2]) then
     return nil, { 'STALE_EPOCH', s[1] or '', s[2] or '' }
   end
   local now = now_ms()
@@ -107,10 +107,21 @@ end
 
 -- Units that may be granted now: none while some process still shows the item as out (board.lua).
 local function grantable(book, sku)
-  if book.told_out[sku] == nil then book.told_out[sku] = tonumber(redis.call('HGET', KEYS[1], 'out:' .. sku) or '0') > book.now end
+  if book.told_out[sku] == nil then
+    local ends = tonumber(redis.call('HGET', KEYS[1], 'out:' .. sku) or '0')
+    book.told_out[sku] = ends > book.now and ends or false
+  end
   local have = units_of(book, 'free', sku)
   if not have then broken('free of an item is missing') end
   return book.told_out[sku] and 0 or have
+end
+
+-- Units that may come back: live ones, and those that are free but shown as out (SOLD_OUT would send a shopper away who gets one in a moment);
+-- for the latter also when, on the sale's clock.
+local function returning(book, sku)
+  local live, hidden = units_of(book, 'live', sku) or 0, units_of(book, 'free', sku) - grantable(book, sku)
+  if hidden == 0 then return live end
+  return live + hidden, book.clock + book.told_out[sku] - book.now
 end
 
 local function add_units(book, which, sku, n)

@@ -11,7 +11,7 @@
 --   NOT_OPEN | CLOSED | PAUSED    by Redis' clock, by the operator
 --   BACKLOG                       Postgres is too far behind
 --   LIMIT|units                   the customer's units would pass the limit
---   SHORT|nextDueMs|sku:free:live,...  some line is short; nextDueMs on the sale's clock, 0 when nothing is due
+--   SHORT|nextDueMs|sku:free:live,...  some line is short; live: may come back; nextDueMs on the sale's clock, 0 when nothing is due
 local book, refusal = open_book(true)
 if not book then return refusal end
 local sweep_max, swept = digits(ARGV[4], 'sweepMax'), false
@@ -25,12 +25,13 @@ local function short(cart)
 end
 
 local function short_answer(cart)
-  local parts = {}
+  local parts, due = {}, tonumber(redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or '0')
   for i, line in ipairs(cart) do
-    parts[i] = string.format('%s:%d:%d', line.sku, grantable(book, line.sku), units_of(book, 'live', line.sku) or 0)
+    local units, at = returning(book, line.sku)
+    if at and (due == 0 or at < due) then due = at end
+    parts[i] = string.format('%s:%d:%d', line.sku, grantable(book, line.sku), units)
   end
-  local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
-  return 'SHORT|' .. (next_due[2] or '0') .. '|' .. table.concat(parts, ',')
+  return 'SHORT|' .. whole(due) .. '|' .. table.concat(parts, ',')
 end
 
 -- Before a customer is refused for what they hold: what is past its time does not count.

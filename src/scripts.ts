@@ -77,7 +77,7 @@ export type ConfirmResult = { outcome: "CONFIRMED" | "OTHER_PAYMENT"; hold: Hold
 export type DeclineResult = { outcome: "HELD" | "RELEASED" | "OTHER_PAYMENT"; hold: Hold } | { outcome: "LOST" };
 export type ReleaseResult = { outcome: "RELEASED" | "EXPIRED" | "PAYING" | "CONFIRMED"; hold: Hold } | { outcome: "LOST" };
 export type TopupResult = { outcome: "APPLIED" | "BELOW"; free: number; live: number } | { outcome: "UNKNOWN_SKU" };
-export type FenceResult = { outcome: "FENCED" | "NEWER"; epoch: number | null; seq: number | null };
+export type FenceResult = { outcome: "FENCED" | "BUSY" | "NEWER"; epoch: number | null; seq: number | null };
 export type InstallResult = "INSTALLED" | "NOT_NEWER" | "OTHER_INSTANCE";
 export type PermitResult = { outcome: "TAKEN"; reference: string; leaseMs: number } | { outcome: "EMPTY" | "BUSY" } | { outcome: "SHUT"; opensInMs: number };
 
@@ -300,8 +300,8 @@ export function makeScripts(redis: Redis) {
       return { ...a, results: view };
     },
 
-    async fence(saleId: string, epoch: number): Promise<FenceResult> {
-      const [reply = ""] = await run("fence", [saleKeys(saleId).sale], [epoch]);
+    async fence(saleId: string, epoch: number, by: string, leaseMs: number): Promise<FenceResult> {
+      const [reply = ""] = await run("fence", [saleKeys(saleId).sale], [epoch, by, leaseMs]);
       const [outcome, rest] = split(reply);
       const [e, q] = split(rest);
       return { outcome: outcome as FenceResult["outcome"], epoch: e === "" ? null : Number(e), seq: q === "" ? null : Number(q) };

@@ -1,7 +1,8 @@
 /**
- * Three more explicit-state models of what the protocol's first one left open: 3-D Secure with a second shopper who wants the bag, and a rebuild by two
+ * Four more explicit-state models of what the protocol's first one left open: 3-D Secure with a second shopper who wants the bag, and a rebuild by two
  * processes that may crash at every step while a payment is claimed. No order of steps may give a fault. (What each rule of a rebuild is for shows
- * in the first model's H8 to H10: here a payment in line is rebuilt as paying, and one rule alone is not missed. The third is of what a campaign found, and the second could not: its payment has a row from the start.)
+ * in the first model's H8 to H10: here a payment in line is rebuilt as paying, and one rule alone is not missed. The last two
+ * are of what the second could not find: its payment has a row from the start, and its rebuilds no fence.)
  */
 import { describe, expect, it } from "vitest";
 
@@ -288,5 +289,95 @@ describe("a pin, its payment's row, and a rebuild in between", () => {
     const r = search(first, next(false), faultsOf);
     expect(r.faults.join()).toContain("P5");
     expect(r.trace).toContain("the sale is rebuilt");
+  });
+});
+
+describe("two rebuilders, one of them slow, and a hold that is granted in between", () => {
+  interface State {
+    /** The hold's row in the mirror: - or H. */
+    pg: { ep: number; mirror: string };
+    /** Epoch 0 = no such sale; fenced 0 = not. The journal has the hold's entry with its epoch, 0 = none. */
+    redis: { ep: number; fenced: number; hold: string; journal: number };
+    builders: Array<{ at: "looked" | "fenced" | "drained" | "raised"; ep: number; hold: string } | null>;
+    granted: boolean;
+  }
+  interface Rules {
+    /** The fence is kept where there is no sale, and refuses images of its epoch and before. */
+    kept: boolean;
+    /** What is raised is the epoch that was fenced. */
+    same: boolean;
+  }
+  const first: State = { pg: { ep: 0, mirror: "-" }, redis: { ep: 0, fenced: 0, hold: "-", journal: 0 }, builders: [null, null], granted: false };
+  const persisted = (n: State) => {
+    if (n.redis.journal >= n.pg.ep && n.redis.journal > 0) n.pg.mirror = "H";
+  };
+  const next =
+    ({ kept, same }: Rules) =>
+    (s: State): Array<Step<State>> => {
+      const out: Array<Step<State>> = [];
+      const step = (name: string, f: (n: State) => void) => {
+        const n = structuredClone(s);
+        f(n);
+        out.push([name, n]);
+      };
+      const live = s.redis.ep > 0 && s.redis.fenced === 0;
+      if (live && !s.granted)
+        step(`a hold is granted in epoch ${s.redis.ep}`, (n) => {
+          n.granted = true;
+          n.redis.hold = "H";
+          n.redis.journal = s.redis.ep;
+        });
+      if (s.redis.journal > 0)
+        step("persist writes it", (n) => {
+          persisted(n);
+          n.redis.journal = 0;
+        });
+      s.builders.forEach((b, k) => {
+        const to = (n: State, change: Partial<NonNullable<State["builders"][number]>>) => {
+          n.builders[k] = { at: "looked", ep: 0, hold: "-", ...b, ...change };
+        };
+        if (!b && !(live && s.redis.ep === s.pg.ep)) step(`b${k}: sees that the sale is not whole`, (n) => to(n, { ep: s.pg.ep }));
+        if (b?.at === "looked")
+          step(`b${k}: fences epoch ${b.ep}`, (n) => {
+            if (s.redis.ep > b.ep) n.builders[k] = null;
+            else {
+              if (kept || s.redis.ep > 0) n.redis.fenced = Math.max(s.redis.fenced, b.ep, 0.5);
+              to(n, { at: "fenced" });
+            }
+          });
+        if (b?.at === "fenced")
+          step(`b${k}: drains the journal`, (n) => {
+            persisted(n);
+            to(n, { at: "drained" });
+          });
+        if (b?.at === "drained")
+          step(`b${k}: raises the epoch and takes the snapshot`, (n) => {
+            if (same && b.ep !== s.pg.ep) n.builders[k] = null;
+            else {
+              n.pg.ep++;
+              to(n, { at: "raised", ep: n.pg.ep, hold: s.pg.mirror });
+            }
+          });
+        if (b?.at === "raised")
+          step(`b${k}: installs epoch ${b.ep}`, (n) => {
+            n.builders[k] = null;
+            if (s.redis.ep >= b.ep || (kept && s.redis.fenced >= b.ep)) return;
+            n.redis = { ep: b.ep, fenced: 0, hold: b.hold, journal: s.redis.journal };
+          });
+      });
+      return s.pg.ep > 4 ? out.filter(([name]) => !name.includes("raises")) : out;
+    };
+  const faultsOf = (s: State, quiet: boolean) =>
+    quiet && s.granted && s.redis.ep === s.pg.ep && s.redis.hold !== "H" ? ["a hold is gone, and Redis never failed"] : [];
+  it("no order of steps loses the hold", () => {
+    const r = search(first, next({ kept: true, same: true }), faultsOf);
+    expect(r.faults, r.trace.join("\n")).toEqual([]);
+    expect(r.states).toBeGreaterThan(500);
+  });
+  it("a fence that does not keep earlier images out loses it", () => {
+    expect(search(first, next({ kept: false, same: true }), faultsOf).faults.join()).toContain("gone");
+  });
+  it("raising another epoch than the one that was fenced loses it", () => {
+    expect(search(first, next({ kept: true, same: false }), faultsOf).faults.join()).toContain("gone");
   });
 });

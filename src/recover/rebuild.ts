@@ -2,12 +2,13 @@
  * rebuild: Redis from Postgres, whenever the Redis of a sale is missing, older, rolled back, another instance, or broken.
  * Safe to run at any time, by any number of processes (rules F, G, I, J, K).
  *
- *   fence    no transition of the sale changes anything any more in the Redis we see
+ *   fence    no transition of the sale changes anything any more in the Redis we see, and no earlier rebuild can be installed there
  *   drain    what its journal still holds goes to Postgres: after a plain restart nothing at all is lost
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
  */
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
+import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Tx } from "../db.ts";
@@ -19,7 +20,10 @@ import type { Hold, InstallImage } from "../scripts.ts";
 import { applyJournal, type JournalEntry, parseEntry } from "../stages/persist.ts";
 
 const DRAIN_ENTRIES = 200;
-const ROUNDS_MAX = 5;
+/** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
+const LEASE_MS = 3_000;
+const LOOK_AGAIN_MS = 200;
+const WAIT_MS_MAX = 10_000;
 const CUSTOMER_KEYS_MAX = 50;
 /** Postgres takes 65,535 parameters a statement. */
 const MIRROR_ROWS_MAX = 1_000;
@@ -175,50 +179,66 @@ const letterOf = (h: Hold) => (Object.keys(RESERVATION_LETTERS) as ReservationLe
  * operator whose books show a difference that stays.
  */
 export async function rebuildSale(ctx: Context, saleId: string, { force = false } = {}): Promise<Rebuilt> {
-  for (let round = 0; round < ROUNDS_MAX; round++) {
+  const by = nanoid();
+  const giveUpAt = performance.now() + WAIT_MS_MAX;
+  for (let first = true; first || performance.now() < giveUpAt; first = false) {
     const instance = await ctx.redis.ready(5_000);
     const sale = await ctx.sales.refresh(saleId);
     if (!sale) throw new Error(`no sale ${saleId}`);
-    if (!(force && round === 0) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
-
-    const fenced = await around("rebuild.fence", () => ctx.scripts.fence(saleId, sale.epoch));
-    if (fenced.outcome === "NEWER") {
-      throw new RedisNewer(
-        `Redis has epoch ${fenced.epoch} of sale ${saleId}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
-      );
-    }
-    await around("rebuild.drain", () => drain(ctx, saleId, sale.no));
-    const raised = await around("rebuild.raise", () =>
-      ctx.db.transaction(async (tx) => {
-        const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
-        // Another instance raised it since we looked: it is installing, and ours would only be one more.
-        if (!row || row.epoch !== sale.epoch) return null;
-        const epoch = row.epoch + 1;
-        await tx
-          .update(epochs)
-          .set({ epoch, ...instance })
-          .where(eq(epochs.saleId, saleId));
-        return snapshot(tx, saleId, epoch, instance);
-      }),
-    );
-    if (!raised) {
-      await new Promise((resolve) => setTimeout(resolve, 200));
-      continue;
-    }
-    // An unknown reply is not sent again: the next round raises the epoch once more (rule I).
-    const installed = await around("rebuild.install", () => ctx.scripts.install(saleId, raised.image)).catch((error) => {
-      ctx.log.warn({ err: error, saleId }, "install gave no answer; raising the epoch again");
-      return null;
-    });
-    if (installed === "INSTALLED") {
-      await ctx.sales.refresh(saleId);
-      ctx.metrics.rebuilds.inc();
-      const rebuilt = { epoch: raised.image.epoch, holds: raised.image.holds.length, dropped: raised.dropped };
-      ctx.log[rebuilt.dropped > 0 ? "error" : "info"]({ saleId, ...rebuilt }, "sale rebuilt in Redis from Postgres");
-      return { outcome: "REBUILT", ...rebuilt };
-    }
+    // Of this moment: the sale is refreshed by others too, and the epoch that we fence must be the one that we raise.
+    const { epoch, no } = sale;
+    if (!(force && first) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
+    const rebuilt = await attempt(ctx, { id: saleId, no, epoch }, instance, by);
+    if (rebuilt) return rebuilt;
+    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
   }
   throw new Unavailable(`sale ${saleId} could not be rebuilt yet`, 2000);
+}
+
+/** One rebuild from fence to install; null where another one is under way or was faster, or the answer of install is not known. */
+async function attempt(ctx: Context, sale: { id: string; no: number; epoch: number }, instance: Instance, by: string): Promise<Rebuilt | null> {
+  const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
+  const fenced = await around("rebuild.fence", fence);
+  if (fenced.outcome === "NEWER") {
+    throw new RedisNewer(`Redis has epoch ${fenced.epoch} of sale ${sale.id}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`);
+  }
+  if (fenced.outcome === "BUSY") return null;
+  // A journal or a sale may be too large to be read within one lease.
+  const lease = setInterval(() => fence().catch((error) => ctx.log.debug({ err: error, saleId: sale.id }, "the fence was not renewed")), LEASE_MS / 3);
+  let raised: Awaited<ReturnType<typeof raise>>;
+  try {
+    await around("rebuild.drain", () => drain(ctx, sale.id, sale.no));
+    raised = await around("rebuild.raise", () => raise(ctx, sale.id, sale.epoch, instance));
+  } finally {
+    clearInterval(lease);
+  }
+  if (!raised) return null;
+  const { image, dropped } = raised;
+  // An unknown reply is not sent again: the next attempt raises the epoch once more (rule I).
+  const installed = await around("rebuild.install", () => ctx.scripts.install(sale.id, image)).catch((error) => {
+    ctx.log.warn({ err: error, saleId: sale.id }, "install gave no answer; raising the epoch again");
+    return null;
+  });
+  if (installed !== "INSTALLED") return null;
+  await ctx.sales.refresh(sale.id);
+  ctx.metrics.rebuilds.inc();
+  const rebuilt = { epoch: image.epoch, holds: image.holds.length, dropped };
+  ctx.log[dropped > 0 ? "error" : "info"]({ saleId: sale.id, ...rebuilt }, "sale rebuilt in Redis from Postgres");
+  return { outcome: "REBUILT", ...rebuilt };
+}
+
+/** Raises the epoch from the one that was fenced and drained, and takes the snapshot with it; null when somebody else has raised it since. */
+function raise(ctx: Context, saleId: string, from: number, instance: Instance) {
+  return ctx.db.transaction(async (tx) => {
+    const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
+    if (row?.epoch !== from) return null;
+    const epoch = from + 1;
+    await tx
+      .update(epochs)
+      .set({ epoch, ...instance })
+      .where(eq(epochs.saleId, saleId));
+    return snapshot(tx, saleId, epoch, instance);
+  });
 }
 
 /** Recorded instance, present, same epoch, not behind, not fenced, no figure missing. */

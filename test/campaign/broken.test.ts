@@ -110,13 +110,18 @@ const DEFECTS: Defect[] = [
     "rule H",
   ),
   one("rule I: a claim under an old epoch", "src/payments.ts", "return row?.epoch === epoch;", "return row !== undefined;", "recover", "rule I"),
-  one(
-    "rule I: install over a newer epoch",
-    "lua/install.lua",
-    "if have and tonumber(have) >= tonumber(ARGV[1]) then return { 'NOT_NEWER' } end\n",
-    "",
-    "scripts",
-  ),
+  one("rule I: install over a newer epoch", "lua/install.lua", "'epoch', 'fenced'", "'fenced'", "scripts"),
+  one("rule I: install over a fence of a later rebuild", "lua/install.lua", "'epoch', 'fenced'", "'epoch'", "recover", "overtakes"),
+  {
+    name: "rule I: another epoch is raised than was fenced",
+    by: "recover",
+    named: "stalled",
+    edits: [
+      edit("src/recover/rebuild.ts", "row?.epoch !== from", "!row"),
+      edit("src/recover/rebuild.ts", "const epoch = from + 1", "const epoch = row.epoch + 1"),
+    ],
+  },
+  one("units that are shown as out are told as sold", "lua/prelude.lua", "return live + hidden, ", "return live, ", "scripts", "is a lease"),
   one(
     "rule J: a claimed hold is counted twice by rebuild",
     "src/recover/rebuild.ts",
@@ -265,6 +270,7 @@ async function verdict(d: Defect): Promise<string> {
 it("every deliberate defect is caught by the suite", async () => {
   const only = process.env.DEFECT;
   const queue = DEFECTS.filter((d) => !only || d.name.includes(only));
+  expect(queue, `no defect is named like ${only}`).not.toEqual([]);
   const verdicts: Array<[string, string]> = [];
   await Promise.all(
     Array.from({ length: WIDTH }, async () => {
