@@ -1,11 +1,10 @@
 /** What is measured: a private stack of its own with its floors, or a service elsewhere; and the operator's calls to it. */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { fileURLToPath } from "node:url";
 import { nanoid } from "nanoid";
-import { freePort, startGuarded } from "../src/local/processes.ts";
+import { freePort, programOf, startGuarded } from "../src/local/processes.ts";
 import type { Audit } from "../src/recover/audit.ts";
 import { Wrong } from "./load.ts";
 
@@ -58,9 +57,7 @@ export async function startFloor(server: "hono" | "node", stores: Target["stores
   const told = new Promise<string>((resolve) => {
     tell = resolve;
   });
-  const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
-  const program = fileURLToPath(new URL("./floor.ts", import.meta.url));
-  const command = [process.execPath, "--max-semi-space-size=64", "--import", tsx, program, server];
+  const command = [...programOf(new URL("./floor.ts", import.meta.url), ["--max-semi-space-size=64"]), server];
   const floor = startGuarded("floor", command, {
     signal: "TERM",
     env: { FLOOR_DATABASE_URL: stores?.databaseUrl ?? "", FLOOR_REDIS_URL: stores?.redisUrl ?? "" },

@@ -1,5 +1,4 @@
 #!/usr/bin/env node
-// Runs the TypeScript sources as they are; the one place that needs a loader.
-import "tsx";
+import "./loader.mjs";
 
 await import("./main.ts");

@@ -4,14 +4,12 @@
  * auditor reads the books.
  */
 import { mkdir, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
 import { startPostgres } from "../src/local/postgres.ts";
-import { startGuarded } from "../src/local/processes.ts";
+import { programOf, startGuarded } from "../src/local/processes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import { faultsOf } from "./books.ts";
@@ -349,9 +347,7 @@ async function startMailServer(folder: string): Promise<{ url: string; pid: numb
   const told = new Promise<string>((resolve) => {
     tell = resolve;
   });
-  const program = fileURLToPath(new URL("./mail-server.ts", import.meta.url));
-  const tsx = pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href;
-  const server = startGuarded("mail-server", [process.execPath, "--import", tsx, program, folder], {
+  const server = startGuarded("mail-server", [...programOf(new URL("./mail-server.ts", import.meta.url)), folder], {
     signal: "TERM",
     onLine: (line) => line.startsWith("smtp://") && tell(line.trim()),
   });

@@ -1,13 +1,11 @@
 /** Local mode: everything the service needs, on this machine, under one data folder. */
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
 import { nanoid } from "nanoid";
 import { type Config, ConfigError } from "../config.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
 import { startPostgres } from "./postgres.ts";
-import { freePort, runs, startGuarded } from "./processes.ts";
+import { freePort, programOf, runs, startGuarded } from "./processes.ts";
 import { startRedis } from "./redis.ts";
 
 /** Made at the first start and kept, so that tokens and data outlive a restart. */
@@ -137,8 +135,7 @@ export async function startSandboxProcess(env: Record<string, string>): Promise<
   const told = new Promise<string>((resolve) => {
     tell = resolve;
   });
-  const program = fileURLToPath(new URL("./sandbox-gateway.ts", import.meta.url));
-  const server = startGuarded("sandbox-gateway", [process.execPath, "--import", pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href, program], {
+  const server = startGuarded("sandbox-gateway", programOf(new URL("./sandbox-gateway.ts", import.meta.url)), {
     signal: "TERM",
     env: { PORT: "0", ...env },
     onLine: (line) => line.startsWith("http://") && tell(line.trim()),
