@@ -67,6 +67,9 @@ function version(command: string, args: string[]): string {
 }
 const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}, ${version("redis-server", ["--version"])}`;
 
+/** The one with the median rate. */
+const middle = <T extends { perSecond: number }>(all: T[]): T => [...all].sort((a, b) => a.perSecond - b.perSecond)[Math.floor(all.length / 2)] as T;
+
 async function measure(target: Target, results: Results): Promise<void> {
   const stops: Array<() => Promise<unknown>> = [];
   const note = (name: string, f: Figures) => {
@@ -95,7 +98,9 @@ async function measure(target: Target, results: Results): Promise<void> {
     if (only.has("opening")) results.opening = await opening(w, median((results.rows["refused: not open yet"] ?? []).map((f) => f.perSecond)) || 6_000);
     if (only.has("overload")) results.overload = await overload(w);
     if (only.has("checkout")) {
-      results.checkouts.push(await checkout(w, "cod", o.orders));
+      const cod = [];
+      for (let n = 1; n <= o.rounds; n++) cod.push(await checkout(w, "cod", o.orders));
+      results.checkouts.push(middle(cod));
       if (target.stores) {
         const slow = await checkout(w, "sandbox", SLOW_GATEWAY.orders);
         results.checkouts.push(slow);
@@ -104,7 +109,9 @@ async function measure(target: Target, results: Results): Promise<void> {
     }
     if (only.has("stores") && target.stores) {
       results.scripts = await scriptFigures(o.long === true, say);
-      results.persist = await persistFigures(target.stores.databaseUrl, 20_000);
+      const persists = [];
+      for (let n = 1; n <= o.rounds; n++) persists.push(await persistFigures(target.stores.databaseUrl, 20_000));
+      results.persist = middle(persists);
     }
   } finally {
     for (const stop of stops.reverse()) await stop();

@@ -9,7 +9,8 @@ export interface Overload {
   best: number;
   goodput: number;
   healthMsMax: number;
-  rssGrowth: number;
+  /** Memory after each storm, as a multiple of before it. */
+  growths: number[];
   backAfterMs: number | null;
 }
 
@@ -93,7 +94,7 @@ export function sentences(r: Results): string[] {
   if (r.overload) {
     const v = r.overload;
     out.push(
-      `Ten times the connections: ${(v.goodput / v.best).toFixed(2)} of the best goodput, health answered within ${v.healthMsMax} ms, memory ${v.rssGrowth.toFixed(2)} x, ${v.backAfterMs === null ? "not back to normal" : `back to normal after ${v.backAfterMs} ms`}.`,
+      `Ten times the connections: ${(v.goodput / v.best).toFixed(2)} of the best goodput, health answered within ${v.healthMsMax} ms, memory after one storm after another ${v.growths.map((x) => `x ${x.toFixed(2)}`).join(", ")}, ${v.backAfterMs === null ? "not back to normal" : `back to normal after ${v.backAfterMs} ms`}.`,
     );
   }
   return out;

@@ -164,7 +164,10 @@ export interface Checkout {
   lagP99Ms: number;
 }
 
-/** Whole orders: reserved and confirmed over HTTP by many at once, recorded in Postgres; the clock runs from the first reserve to the last record. */
+/**
+ * Whole orders: reserved and confirmed over HTTP by many at once, recorded in Postgres; from the first reserve to the last record by the service's
+ * own clock, since the generator ends on a full second only.
+ */
 export async function checkout(w: World, gateway: "cod" | "sandbox", orders: number): Promise<Checkout> {
   const { target, op, o } = w;
   const saleId = await op.makeSale(orders, { gateways: [gateway] });
@@ -174,12 +177,15 @@ export async function checkout(w: World, gateway: "cod" | "sandbox", orders: num
   const connections = Math.min(o.connections, orders);
   const amount = sent(orders, connections);
   const began = performance.now();
+  let firstAt = "";
   // The second half of a shopper's way needs the id that the first half was given.
   const f = await load(target.url, { amount: amount * 2, connections }, (i) => [
     {
       ...post(w, reservations(saleId), "c")(i),
       onResponse: (_, text, context) => {
-        context.id = (JSON.parse(text) as { id: string }).id;
+        const held = JSON.parse(text) as { id: string; serverTime: string };
+        context.id = held.id;
+        firstAt ||= held.serverTime;
       },
     },
     {
@@ -197,23 +203,23 @@ export async function checkout(w: World, gateway: "cod" | "sandbox", orders: num
     if (performance.now() - began > 180_000) throw new Wrong(`only ${recorded} of ${amount} orders were recorded in three minutes`);
     if (recorded < amount) await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  // Building the requests is the generator's time, not the shoppers'.
-  const ms = Date.now() - f.firstAtMs;
   await op.checkBooks(saleId, { sold: amount, held: 0 });
-  const lags = await lagsOf(op, saleId);
+  const times = await timesOf(op, saleId);
+  const ms = Math.max(...times.map((t) => t.recordedAt)) - Date.parse(firstAt);
+  const lags = times.map((t) => t.recordedAt - t.confirmedAt).sort((a, b) => a - b);
   const at = (q: number) => lags[Math.floor(lags.length * q)] ?? 0;
   return { gateway, orders: amount, perSecond: amount / (ms / 1000), lagP50Ms: at(0.5), lagP99Ms: at(0.99) };
 }
 
-async function lagsOf(op: Operator, saleId: string): Promise<number[]> {
-  const lags: number[] = [];
+async function timesOf(op: Operator, saleId: string): Promise<Array<{ confirmedAt: number; recordedAt: number }>> {
+  const times: Array<{ confirmedAt: number; recordedAt: number }> = [];
   for (let cursor: string | null = ""; cursor !== null; ) {
     const page: { orders: Array<{ confirmedAt: string; recordedAt: string }>; nextCursor: string | null } = await op.call(
       "GET",
       `/orders?saleId=${saleId}&limit=200${cursor && `&cursor=${cursor}`}`,
     );
-    lags.push(...page.orders.map((x) => Date.parse(x.recordedAt) - Date.parse(x.confirmedAt)));
+    times.push(...page.orders.map((x) => ({ confirmedAt: Date.parse(x.confirmedAt), recordedAt: Date.parse(x.recordedAt) })));
     cursor = page.nextCursor;
   }
-  return lags.sort((a, b) => a - b);
+  return times;
 }

@@ -1,17 +1,23 @@
 /** Money, taxes and days as people read them. Used by mails, pages and the pages' own scripts; depends on nothing. */
 
+/** Made once for each language and currency: making one takes longer than a thousand uses. */
+const formats = new Map<string, unknown>();
+function formatOf<T>(key: string, make: () => T): T {
+  if (!formats.has(key)) formats.set(key, make());
+  return formats.get(key) as T;
+}
+
 /** Money in minor units as people write it. */
 export function formatMoney(amount: number, currency: string, language: string): string {
-  const format = new Intl.NumberFormat(language, { style: "currency", currency });
+  const format = formatOf(`money ${language} ${currency}`, () => new Intl.NumberFormat(language, { style: "currency", currency }));
   return format.format(amount / 10 ** (format.resolvedOptions().maximumFractionDigits ?? 0));
 }
 
 /** An instant on the shop's wall: Japan's clock where prices are in yen, else UTC; the zone is said. */
 export function formatInstant(instant: string | number | Date, currency: string, language: string): string {
   const timeZone = currency === "JPY" ? "Asia/Tokyo" : "UTC";
-  return (
-    new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short", timeZone }).format(new Date(instant)) + (timeZone === "UTC" ? " UTC" : " JST")
-  );
+  const format = formatOf(`instant ${language} ${timeZone}`, () => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short", timeZone }));
+  return format.format(new Date(instant)) + (timeZone === "UTC" ? " UTC" : " JST");
 }
 
 /**

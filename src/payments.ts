@@ -45,8 +45,8 @@ export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<s
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    with stands as (select sale_id, epoch from epochs where sale_id in (select jsonb_array_elements_text(${JSON.stringify(saleIds)}::jsonb)) for share)
-    insert into payments select p.* from jsonb_populate_recordset(null::payments, ${JSON.stringify(records)}::jsonb) p join stands using (sale_id)
+    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) for share)
+    insert into payments select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p join stands using (sale_id)
     where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
     on conflict do nothing returning reference`);
   return new Set(inserted.map((r) => r.reference));
@@ -143,7 +143,7 @@ export async function claimAtOnce(db: Db, saleId: string, references: string[], 
       if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
       const done = await tx.execute<{ reference: string; reservation_key: string; lines: OrderLine[] }>(sql`
         update payments set state = 'captured', claimed = true, fence = fence + 1, token = null, captured_at = now(), check_at = null
-        where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'queued'
+        where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'queued'
         returning reference, reservation_key, lines`);
       await claimUnits(
         tx,

@@ -17,6 +17,9 @@ const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
 const OUTBOX_IDLE_MS = 500;
+const BUSY = 0.8;
+const BUSY_LOOK_MS = 100;
+const MAIL_GIVES_WAY_MS = 2_000;
 const SALES_MS = 1_000;
 const AUDIT_MS = 15_000;
 
@@ -50,6 +53,17 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
     }
     return 0;
   });
+}
+
+/** Mails give way to orders: while this process is busy they wait, for a moment each time. */
+async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
+  let before = performance.eventLoopUtilization();
+  for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_LOOK_MS) {
+    await idle(ctx, "never", BUSY_LOOK_MS, signal);
+    const now = performance.eventLoopUtilization();
+    if (performance.eventLoopUtilization(now, before).utilization < BUSY) return;
+    before = now;
+  }
 }
 
 async function publishGauges(ctx: Context): Promise<void> {
@@ -119,6 +133,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
     }),
     mailer
       ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, async () => {
+          await quieter(ctx, signal);
           const sent = await sendOnce(ctx, mailer);
           // Mail servers take so many a second, and a mail can wait where a shopper cannot.
           if (sent > 0) await idle(ctx, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);

@@ -168,7 +168,7 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   decided.push(...dropped.map((key) => ({ key, state: "x" as const, reference: "" })));
   await tx.execute(sql`
     update reservations r set state = d.state, reference = d.reference, epoch = ${epoch}, seq = ${image.seq}, changed_at = now()
-    from jsonb_to_recordset(${JSON.stringify(decided)}::jsonb) as d(key text, state text, reference text) where r.sale_id = ${saleId} and r.key = d.key`);
+    from json_to_recordset(${JSON.stringify(decided)}::json) as d(key text, state text, reference text) where r.sale_id = ${saleId} and r.key = d.key`);
   return { image, dropped: dropped.length };
 }
 

@@ -67,7 +67,7 @@ export async function applyJournal(tx: Tx, ids: Ids, sale: Pick<Sale, "id" | "no
     insert into reservations (id, sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
     select r.id, ${sale.id}, r.key, r.customer_id, r.state, r.lines, r.reference, r.deadline_ms, r.epoch, r.seq,
            to_timestamp(r.held_ms / 1000.0), to_timestamp(r.at_ms / 1000.0)
-    from jsonb_to_recordset(${JSON.stringify([...mirror.values()])}::jsonb) as r(id text, key text, customer_id text, state text, lines text,
+    from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(id text, key text, customer_id text, state text, lines text,
          reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
     where r.epoch >= (select epoch from epochs where sale_id = ${sale.id})
     on conflict (id) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
@@ -89,7 +89,7 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
     with recorded as (
       insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
       select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
-      from payments where reference in (select jsonb_array_elements_text(${JSON.stringify(references)}::jsonb)) and state = 'captured'
+      from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
       order by captured_at
       on conflict do nothing returning id, sale_id, reference
     ), lines as (
