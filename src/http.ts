@@ -14,7 +14,7 @@ import { preferredLanguage } from "./language.ts";
 import { documentRoutes, operationRoutes } from "./operations.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
-import { type Ask, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
+import { type Ask, findSale, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
 import type { Sale } from "./sales.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
@@ -44,12 +44,7 @@ export function makeApp(ctx: Context) {
   }
   const customer = (c: Http) => customerOf(incomingOf(c).headers);
 
-  async function findSale(id: string): Promise<Sale> {
-    const sale = contract.NAME.test(id) ? await ctx.sales.get(id) : null;
-    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
-    return sale;
-  }
-  const saleOf = (c: Http) => findSale(c.req.param("saleId") ?? "");
+  const saleOf = (c: Http) => findSale(ctx, c.req.param("saleId"));
 
   /** A genuine id of this customer, else NOT_FOUND before any store is asked. */
   async function reservationOf(text: string, customerId: string): Promise<{ sale: Sale; id: ReservationId }> {
@@ -88,7 +83,7 @@ export function makeApp(ctx: Context) {
     ({ headers, params: [saleId = ""] }) => {
       const sale = ctx.sales.known(saleId);
       const seen = sale && saleView.last(sale);
-      return seen ? saleAnswer(headers, seen) : findSale(saleId).then(async (found) => saleAnswer(headers, await saleView.fresh(found)));
+      return seen ? saleAnswer(headers, seen) : findSale(ctx, saleId).then(async (found) => saleAnswer(headers, await saleView.fresh(found)));
     },
   );
   function saleAnswer(asked: IncomingHttpHeaders, { text, etag }: { text: string; etag: string }): Reply {
@@ -128,7 +123,7 @@ export function makeApp(ctx: Context) {
       }
       return routes.bodyText(ask).then(async (text) => {
         const lines = checkReserveBody(parseJson(text));
-        return reserved(ask.headers, sale ?? (await findSale(saleId)), { customerId, idempotencyKey, lines });
+        return reserved(ask.headers, sale ?? (await findSale(ctx, saleId)), { customerId, idempotencyKey, lines });
       });
     },
   );

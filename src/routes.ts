@@ -4,8 +4,10 @@ import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
 import { Overloaded } from "./coalesce.ts";
 import type { Context } from "./context.ts";
+import { NAME } from "./contract.ts";
 import { PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
 import { Unavailable } from "./redis.ts";
+import type { Sale } from "./sales.ts";
 import { type Mercy, makeShed } from "./shed.ts";
 
 export interface RouteSpec {
@@ -323,6 +325,13 @@ export function makeRoutes(ctx: Context) {
   }
 
   return { app, specs, route, rush, front, reply, json, send, bodyOf, bodyText };
+}
+
+/** The sale of that id, else NOT_FOUND; what cannot be an id is asked for nowhere. */
+export async function findSale(ctx: Context, id: string | undefined): Promise<Sale> {
+  const sale = id !== undefined && NAME.test(id) ? await ctx.sales.get(id) : null;
+  if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+  return sale;
 }
 
 export function parseJson(text: string): unknown {

@@ -94,7 +94,8 @@ describe("a connection", () => {
   });
 
   it("is waited for by nobody once the pool is closed", async () => {
-    const other = connectPostgres((await makeDatabase()).url, { connectionsMax: 1 });
+    const database = await makeDatabase();
+    const other = connectPostgres(database.url, { connectionsMax: 1 });
     const slow = other.db.execute(sql`select pg_sleep(0.2)`);
     const waiting = other.db.execute(sql`select 1`).then(
       () => null,
@@ -111,5 +112,6 @@ describe("a connection", () => {
         ),
       ),
     ).toBe(true);
+    await database.drop();
   });
 });

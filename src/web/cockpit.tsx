@@ -8,10 +8,9 @@ import { bodyLimit } from "hono/body-limit";
 import type { Child, FC } from "hono/jsx";
 import { type AdminAuth, isOfThisSite } from "../auth.ts";
 import type { Context } from "../context.ts";
-import { NAME } from "../contract.ts";
 import { Problem } from "../problem.ts";
 import { auditSale } from "../recover/audit.ts";
-import { headerOf, incomingOf, type Routes } from "../routes.ts";
+import { findSale, headerOf, incomingOf, type Routes } from "../routes.ts";
 import { certificateAnswer } from "./certificate.tsx";
 import { type Look, page } from "./layout.tsx";
 
@@ -64,9 +63,7 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
   );
   app.get("/admin/sales/:saleId/certificate", (c) =>
     behind(c, async () => {
-      const id = c.req.param("saleId");
-      const sale = NAME.test(id) ? await ctx.sales.get(id) : null;
-      if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+      const sale = await findSale(ctx, c.req.param("saleId"));
       const audit = await auditSale(ctx, sale.id, sale.no);
       return certificateAnswer(c, routes, sale, audit, { menu, home });
     }),
@@ -272,7 +269,7 @@ const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
   </main>
 );
 
-const Field: FC<{ name: string; label: string; type?: string; value?: string; required?: boolean; min?: number; hint?: string }> = (f) => (
+const Field: FC<{ name: string; label: string; type?: string; value?: string; required?: boolean; min?: number }> = (f) => (
   <p class="field">
     <label for={f.name}>{f.label}</label>
     <input id={f.name} name={f.name} type={f.type ?? "text"} value={f.value} required={f.required === true} min={f.min} />

@@ -7,9 +7,8 @@ import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import { type AdminAuth, signShopperToken } from "../auth.ts";
 import type { Context } from "../context.ts";
-import { NAME } from "../contract.ts";
 import { Problem } from "../problem.ts";
-import type { Routes } from "../routes.ts";
+import { findSale, type Routes } from "../routes.ts";
 import type { Sale } from "../sales.ts";
 import { saleStatus } from "../view.ts";
 import { assets } from "./assets.ts";
@@ -59,12 +58,7 @@ function shopRoutes(ctx: Context, routes: Routes): void {
     page(c, routes, { title: (w) => `${sale.name} – ${w.demoShop}`, script: "shop.js", menu }, (look) => (
       <SalePage look={look} sale={sale} others={all.filter((s) => s !== sale).slice(0, OTHERS_MAX)} />
     ));
-  const saleOf = async (c: Http) => {
-    const id = c.req.param("saleId") ?? "";
-    const sale = NAME.test(id) ? await ctx.sales.get(id) : null;
-    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
-    return sale;
-  };
+  const saleOf = (c: Http) => findSale(ctx, c.req.param("saleId"));
   app.get("/", async (c) => {
     const all = byInterest(await ctx.sales.all());
     if (all[0]) return show(c, all[0], all);
@@ -100,8 +94,7 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
     return page(c, routes, { title: (w) => w.mailbox, menu }, (look) => <MailsPage look={look} mails={mails} sales={sales} />);
   });
   const preview = async (c: Http) => {
-    const sale = await ctx.sales.get(c.req.param("saleId") ?? "");
-    if (!sale) throw new Problem("NOT_FOUND", "no such sale");
+    const sale = await findSale(ctx, c.req.param("saleId"));
     return { sale, mailIn: (language: string) => previewOf(sale, language) };
   };
   app.get("/mails/preview/:saleId", async (c) => {

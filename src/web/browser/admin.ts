@@ -27,5 +27,3 @@ export async function admin<T>(method: string, path: string, body?: unknown, hea
   if (!response.ok) throw new Refused(said, response.status);
   return said;
 }
-/** One press, one effect, however often it is sent: the key lives as long as the question is open. */
-export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");

@@ -1,6 +1,6 @@
 /** Asking before acting: what is going to happen, what it needs to know, and yes or no. */
-import { newKey, Refused, w } from "./admin.ts";
-import { find, make, say } from "./dom.ts";
+import { Refused, w } from "./admin.ts";
+import { find, make, newKey, say } from "./dom.ts";
 
 export interface Question {
   title: string;

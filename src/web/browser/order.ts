@@ -1,19 +1,12 @@
 /** The order's page: what was bought, as it is recorded. */
-import { formatInstant, formatMoney } from "../../money.ts";
+import { formatInstant } from "../../money.ts";
 import { find, language, make, say } from "./dom.ts";
-import { client, tell, w, wordsOf } from "./shopper.ts";
+import { client, priceRows, tell, w, wordsOf } from "./shopper.ts";
 
 async function showOrder(orderId: string): Promise<void> {
   const order = await client.order(orderId);
   say(find("#order-state"), w.orderStates[order.status] ?? order.status);
-  const lineOf = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
-  const cash = (n: number) => formatMoney(n, order.currency, language);
-  const goods = order.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
-  find("#order-lines").replaceChildren(
-    ...order.lines.map((l) => lineOf(`${l.name} × ${l.quantity}`, cash(l.quantity * l.unitPrice))),
-    ...(order.amount > goods ? [lineOf(w.shippingFee, cash(order.amount - goods))] : []),
-    lineOf(w.total, cash(order.amount)),
-  );
+  find("#order-lines").replaceChildren(...priceRows(order, (l) => l.name ?? l.sku));
   const facts: Array<[string, string | undefined]> = [
     [w.orderedAt, formatInstant(order.confirmedAt, order.currency, language)],
     [w.payment, w.gateways[order.payment.gateway] ?? order.payment.gateway],

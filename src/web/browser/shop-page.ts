@@ -1,8 +1,8 @@
 /** What the storefront's page shows of its state. */
 import type { Reservation, Sale } from "../../client.ts";
-import { formatInstant, formatMoney } from "../../money.ts";
-import { find, language, make, minutesAndSeconds, say } from "./dom.ts";
-import { client, w } from "./shopper.ts";
+import { formatInstant } from "../../money.ts";
+import { find, language, minutesAndSeconds, say } from "./dom.ts";
+import { client, priceRows, w } from "./shopper.ts";
 
 export interface Shop {
   saleId: string;
@@ -54,20 +54,9 @@ export function renderShop(s: Shop): void {
   tick(s);
 }
 
-function linesOf({ sale }: Shop, r: Reservation): HTMLTableRowElement[] {
-  const money = (amount: number) => formatMoney(amount, r.currency, language);
-  const nameOf = (sku: string) => sale?.items.find((i) => i.sku === sku)?.name ?? sku;
-  const goods = r.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
-  const row = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
-  return [
-    ...r.lines.map((l) => row(`${nameOf(l.sku)} × ${l.quantity}`, money(l.quantity * l.unitPrice))),
-    ...(r.amount > goods ? [row(w.shippingFee, money(r.amount - goods))] : []),
-    row(w.total, money(r.amount)),
-  ];
-}
-
 function renderReservation(s: Shop, r: Reservation): void {
-  for (const body of document.querySelectorAll("[data-lines]")) body.replaceChildren(...linesOf(s, r));
+  const nameOf = (line: { sku: string }) => s.sale?.items.find((i) => i.sku === line.sku)?.name ?? line.sku;
+  for (const body of document.querySelectorAll("[data-lines]")) body.replaceChildren(...priceRows(r, nameOf));
   const p = r.payment;
   const state = find("#paying-state");
   if (p?.status === "queued" && p.position !== undefined)

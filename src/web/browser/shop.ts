@@ -4,7 +4,7 @@
  * of the service, never remembered.
  */
 import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client.ts";
-import { find, keep, kept, make, say } from "./dom.ts";
+import { find, keep, kept, make, newKey, say } from "./dom.ts";
 import { availabilityOf, isWeb, renderShop, type Shop, tick } from "./shop-page.ts";
 import { client, forgetShopper, tell, w, wordsOf } from "./shopper.ts";
 
@@ -25,8 +25,6 @@ function setAttempt(next: Attempt | null): void {
   attempt = next;
   keep(localStorage, ATTEMPT, next);
 }
-/** randomUUID is only there on secure origins; this is there everywhere. */
-const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 
 // ---- what the page shows (shop-page.ts) ----
 

@@ -1,7 +1,8 @@
 /** Who is shopping, and how they are told what went wrong. A shop's own login would answer the token. */
 import { FukubukuroError, makeClient } from "../../client.ts";
+import { formatMoney } from "../../money.ts";
 import { SHOP_WORDS } from "../words.ts";
-import { find, keep, kept, language, say } from "./dom.ts";
+import { find, keep, kept, language, make, say } from "./dom.ts";
 
 export const w = SHOP_WORDS[language];
 
@@ -35,3 +36,16 @@ export function tell(words: string): void {
 export const forgetShopper = () => keep(localStorage, SHOPPER, null);
 
 export const wordsOf = (error: unknown): string => (error instanceof FukubukuroError ? (w.problems[error.code] ?? w.otherProblem) : w.otherProblem);
+
+/** Rows of a table of prices: the lines, the shipping fee when there is one, the total. */
+export function priceRows(priced: { lines: Line[]; amount: number; currency: string }, nameOf: (line: Line) => string): HTMLTableRowElement[] {
+  const money = (amount: number) => formatMoney(amount, priced.currency, language);
+  const row = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
+  const goods = priced.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
+  return [
+    ...priced.lines.map((l) => row(`${nameOf(l)} × ${l.quantity}`, money(l.quantity * l.unitPrice))),
+    ...(priced.amount > goods ? [row(w.shippingFee, money(priced.amount - goods))] : []),
+    row(w.total, money(priced.amount)),
+  ];
+}
+type Line = { sku: string; quantity: number; unitPrice: number; name?: string };
