@@ -19,6 +19,8 @@ const STORM = 16;
 /** Above it the list would cost more than the refusals that it saves. */
 const CUSTOMERS_MAX = 100_000;
 
+/** A board in use is renewed every 100 ms; one that was not for so long is let go when the next sale needs one. */
+const IDLE_MS = 60_000;
 /** Redis' clock is asked for again when it was last read so long ago: two clocks drift. */
 const CLOCK_MS = 1_000;
 
@@ -55,6 +57,9 @@ export function makeBoards(ctx: Context) {
   function watchOf(sale: Sale): Watch {
     let w = watches.get(sale.id);
     if (!w) {
+      // The boards of sales that nobody is refused in any more: each may list a hundred thousand customers.
+      const now = performance.now();
+      for (const [id, old] of watches) if (now - Math.max(old.board?.askedAt ?? 0, old.refusedFrom) > IDLE_MS) watches.delete(id);
       w = { board: null, loading: false, refused: 0, refusedFrom: 0, customers: new Set(), customersOf: -1 };
       watches.set(sale.id, w);
     }

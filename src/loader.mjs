@@ -5,6 +5,8 @@ import { register } from "node:module";
 import { isMainThread } from "node:worker_threads";
 
 const TSCONFIG = { compilerOptions: { target: "ES2023", jsx: "react-jsx", jsxImportSource: "hono/jsx", verbatimModuleSyntax: true } };
+/** esbuild is a process of its own; it is ended when nothing was loaded for so long. */
+const IDLE_MS = 1_000;
 
 // Loaded twice: by the program, and by the thread in which node asks what a file is.
 if (isMainThread) {
@@ -12,10 +14,14 @@ if (isMainThread) {
   register(import.meta.url);
 }
 
+let loading = 0;
+let idle;
 export async function load(url, context, nextLoad) {
   if (!/\.tsx?$/.test(url)) return nextLoad(url, context);
-  const { transform } = await import("esbuild");
-  const { code } = await transform(await readFile(new URL(url), "utf8"), {
+  const esbuild = await import("esbuild");
+  clearTimeout(idle);
+  loading++;
+  const { code } = await esbuild.transform(await readFile(new URL(url), "utf8"), {
     loader: url.endsWith("x") ? "tsx" : "ts",
     sourcefile: url,
     sourcemap: "inline",
@@ -23,5 +29,6 @@ export async function load(url, context, nextLoad) {
     target: "node20",
     tsconfigRaw: TSCONFIG,
   });
+  if (--loading === 0) idle = setTimeout(esbuild.stop, IDLE_MS).unref();
   return { format: "module", source: code, shortCircuit: true };
 }
