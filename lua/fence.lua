@@ -15,7 +15,9 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local function answer(outcome) return { outcome .. '|' .. (s[1] or '') .. '|' .. (s[2] or '') } end
 
 if s[1] and tonumber(s[1]) > tonumber(ARGV[1]) then return answer('NEWER') end
-if s[3] and s[4] ~= ARGV[2] and now < tonumber(s[5] or '0') then return answer('BUSY') end
+local lease, left = tonumber(ARGV[3]), tonumber(s[5] or '0') - now
+-- More than a whole lease is left when the clock was set back: then it is over.
+if s[3] and s[4] ~= ARGV[2] and left > 0 and left <= lease then return answer('BUSY') end
 local mark = math.max(tonumber(s[3] or '0'), tonumber(ARGV[1]))
-redis.call('HSET', KEYS[1], 'fenced', string.format('%d', mark), 'fencedBy', ARGV[2], 'fencedUntil', string.format('%d', now + tonumber(ARGV[3])))
+redis.call('HSET', KEYS[1], 'fenced', string.format('%d', mark), 'fencedBy', ARGV[2], 'fencedUntil', string.format('%d', now + lease))
 return answer('FENCED')
