@@ -10,6 +10,7 @@
 local book, refusal = open_book(true)
 if not book then return refusal end
 local lease_ms, known, most = digits(ARGV[4], 'leaseMs'), digits(ARGV[5], 'known'), digits(ARGV[6], 'most')
+if lease_ms > BOARD_LEASE_MS_MAX then broken('lease of a board is too long') end
 local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
 local customers = redis.call('HLEN', KEYS[7])
 local results = { next_due[2] or '0', whole(book.opens), whole(book.closes), book.reserving and '1' or '0', whole(customers) }

@@ -383,6 +383,11 @@ describe("board", () => {
     expect(await reserve("a", "c1", "box:1")).toMatchObject({ outcome: "REPLAYED" });
     await until("the lease to be over", async () => (await reserve("d", "c3", "box:1"))?.outcome === "HELD");
   });
+  it("is never a lease of more than a second: longer ones are refused, and one of before the clock was set back is over", async () => {
+    await expect(board({ leaseMs: 1_001 })).rejects.toThrow(/lease/);
+    await redis.client.hset(SALE_KEY, "out:box", Date.now() + 3_600_000);
+    expect(await reserve("a", "c1", "box:1")).toMatchObject({ outcome: "HELD" });
+  });
 });
 
 describe("configure", () => {
