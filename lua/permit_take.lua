@@ -16,15 +16,24 @@ local limit, lease, token, kind = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3],
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 
-local gate = redis.call('HMGET', KEYS[4], 'instance', 'opensAt')
-if gate[1] ~= ARGV[5] then
-  gate[2] = string.format('%d', ARGV[6] == '1' and now or now + lease)
-  redis.call('HSET', KEYS[4], 'instance', ARGV[5], 'opensAt', gate[2])
+local gate = redis.call('HMGET', KEYS[4], 'instance', 'opensAt', 'leaseMax')
+local longest = math.max(lease, tonumber(gate[3] or '0'))
+if longest > tonumber(gate[3] or '0') then redis.call('HSET', KEYS[4], 'leaseMax', string.format('%d', longest)) end
+local opens = tonumber(gate[2] or '0')
+if gate[1] ~= ARGV[5] then opens = ARGV[6] == '1' and now or now + lease end
+-- What ends later than any lease was given before the clock was set back. A whole lease from now is enough for every call that may still run.
+opens = math.min(opens, now + longest)
+if gate[1] ~= ARGV[5] or gate[2] ~= string.format('%d', opens) then
+  redis.call('HSET', KEYS[4], 'instance', ARGV[5], 'opensAt', string.format('%d', opens))
 end
-if now < tonumber(gate[2]) then return { 'SHUT', tonumber(gate[2]) - now } end
+if now < opens then return { 'SHUT', opens - now } end
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now + longest), '+inf')) do
+  redis.call('ZADD', KEYS[1], now + longest, late)
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '(' .. string.format('%d', now + URGENT_WAIT_MS), '+inf')
 if redis.call('ZSCORE', KEYS[1], token) then return { 'BUSY' } end
 local out = redis.call('ZCARD', KEYS[1])
 if kind == 'urgent' then

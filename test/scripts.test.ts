@@ -516,6 +516,19 @@ describe("the gate", () => {
     await redis.client.hset(gateKeys("g").gate, "instance", "another");
     expect((await take("t3", { fresh: false })).outcome).toBe("SHUT");
   });
+  it("after the clock was set back nothing is out, or shut, for longer than the longest lease that was given", async () => {
+    const k = gateKeys("g");
+    await scripts.lineJoin("g", ["a", "b"]);
+    await take("t1", { limit: 1, leaseMs: 300 });
+    await redis.client.zadd(k.permits, Date.now() + 3_600_000, "t1");
+    // Another process may be configured with a shorter lease: the call that runs has its own.
+    expect(await take("t2", { limit: 1, leaseMs: 1 })).toEqual({ outcome: "BUSY" });
+    expect(Number(await redis.client.zscore(k.permits, "t1"))).toBeGreaterThan(Date.now());
+    await until("the lease to lapse", async () => (await take("t2", { limit: 1, leaseMs: 1 })).outcome === "TAKEN");
+    await redis.client.hset(k.gate, "opensAt", Date.now() + 3_600_000);
+    expect(await take("t3", { leaseMs: 1 })).toMatchObject({ outcome: "SHUT" });
+    await until("the gate to open", async () => (await take("t3", { leaseMs: 1 })).outcome !== "SHUT");
+  });
   it("hands out a line without permits in order, each reference once", async () => {
     await scripts.lineJoin("cod", ["a", "b", "c"]);
     expect(await scripts.lineTake("cod", 2)).toEqual(["a", "b"]);
@@ -558,6 +571,7 @@ describe("headers", () => {
       "HINCRBY",
       "ZPOPMIN",
       "ZREMRANGEBYSCORE",
+      "ZRANGEBYSCORE",
       "ZCOUNT",
       "XLEN",
       "HLEN",

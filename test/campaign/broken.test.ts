@@ -91,6 +91,14 @@ const DEFECTS: Defect[] = [
     "rules",
     "rule E",
   ),
+  one(
+    "permits that outlive a clock that was set back",
+    "lua/permit_take.lua",
+    "redis.call('ZADD', KEYS[1], now + longest, late)",
+    "local _ = late",
+    "scripts",
+    "set back nothing",
+  ),
   one("rule F: a new Redis opens the gate at once", "lua/permit_take.lua", "ARGV[6] == '1' and now or now + lease", "now", "scripts"),
   one(
     "rule G: the Redis instance is not looked at, nor the sequence",
