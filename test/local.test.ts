@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { ConfigError, readConfig } from "../src/config.ts";
-import { freePort, runs } from "../src/local/processes.ts";
+import { freePort, runs, startGuarded } from "../src/local/processes.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import { call, inParallel, operator, saleBodyOf, shopper, until } from "./support.ts";
 
@@ -81,6 +81,19 @@ async function start(env: Record<string, string> = {}) {
   const token = /Admin token\s+(\S+)/.exec(out)?.[1] as string;
   return { child, url, token, ended, out: () => out };
 }
+
+describe("a server of local mode", () => {
+  it("that ends at once is told with the reason it printed, however busy the machine is", async () => {
+    const reasons = await inParallel(
+      40,
+      Array.from({ length: 40 }, () => async () => {
+        const server = startGuarded("ends", ["sh", "-c", "sleep 0.05; echo the reason >&2; exit 1"], { signal: "TERM" });
+        return server.endedEarly.catch((error: Error) => error.message);
+      }),
+    );
+    expect(reasons.filter((r) => !r.includes("the reason"))).toEqual([]);
+  });
+});
 
 describe("npm start", () => {
   it("starts everything, sells a bag, and after Ctrl-C leaves no process; a second start has the same token, sale and order", async () => {

@@ -22,6 +22,7 @@ exit $code`;
 
 const STOP_MS_MAX = 20_000;
 const OUTPUT_MAX = 8_000;
+const LAST_WORDS_MS_MAX = 1_000;
 
 /** Something on this machine stands in the way; the message says what to do. */
 export class StartError extends Error {}
@@ -65,12 +66,15 @@ export function startGuarded(
   let stopping = false;
   const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   child.once("exit", () => child.stdin?.destroy());
+  const printedAll = new Promise<void>((resolve) => child.once("close", () => resolve()));
   const endedEarly = new Promise<never>((_, reject) => {
     child.once("error", reject);
-    child.once(
-      "exit",
-      (code, signal) => !stopping && reject(new StartError(`${name} ended (${signal ?? code}): ${printed.trim().split("\n").slice(-6).join(" | ")}`)),
-    );
+    child.once("exit", async (code, signal) => {
+      if (stopping) return;
+      // What it printed may come after its end, and says whether it is worth another try. A process of its own could hold the pipe for ever.
+      await Promise.race([printedAll, new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS_MAX))]);
+      reject(new StartError(`${name} ended (${signal ?? code}): ${printed.trim().split("\n").slice(-6).join(" | ")}`));
+    });
   });
   endedEarly.catch(() => {});
   return {

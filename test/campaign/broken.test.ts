@@ -218,7 +218,7 @@ const DEFECTS: Defect[] = [
   ),
   one("a claim without its guard", "src/payments.ts", "<= ${".concat("items.granted}`"), ">= 0`", "recover", "granted more than exists"),
   one("the fence is not looked at", "src/payments.ts", "      eq(payments.fence, asked.fence),\n      inArray", "      inArray", "recover", "fencing"),
-  one("an order without a captured charge", "src/stages/persist.ts", "::jsonb)) and state = 'captured'", "::jsonb))", "recover", "P8"),
+  one("an order without a captured charge", "src/stages/persist.ts", "::json)) and state = 'captured'", "::json))", "recover", "P8"),
   one(
     "orders are inserted without looking for them",
     "src/stages/persist.ts",
