@@ -8,6 +8,17 @@ import { describe, expect, it } from "vitest";
 
 type Step<S> = [name: string, next: S];
 
+/** Collects the steps from a state: each changes a copy of it. */
+function stepsFrom<S>(s: S) {
+  const out: Array<Step<S>> = [];
+  const step = (name: string, change: (n: S) => void) => {
+    const n = structuredClone(s);
+    change(n);
+    out.push([name, n]);
+  };
+  return { out, step };
+}
+
 /** Breadth first; the first faulty state and its shortest trace. `faultsOf` hears whether anything but an outside event can still happen. */
 function search<S>(first: S, next: (s: S) => Array<Step<S>>, faultsOf: (s: S, quiet: boolean) => string[]) {
   const seen = new Map<string, string[]>([[JSON.stringify(first), []]]);
@@ -42,12 +53,7 @@ describe("3-D Secure with two shoppers for one bag", () => {
   const next =
     (close: boolean) =>
     (s: State): Array<Step<State>> => {
-      const out: Array<Step<State>> = [];
-      const step = (name: string, f: (n: State) => void) => {
-        const n = structuredClone(s);
-        f(n);
-        out.push([name, n]);
-      };
+      const { out, step } = stepsFrom(s);
       if (s.gateway[0] === "act") step("outside: shopper 0 approves at the bank", (n) => (n.gateway[0] = "cap"));
       if (s.pay[0] === "A") {
         if (s.gateway[0] === "cap") step("look-up finds it captured", (n) => (n.pay[0] = "C"));
@@ -130,12 +136,7 @@ describe("two rebuilders that may crash, while a payment is claimed", () => {
     wipes: 1,
   };
   const next = (s: State): Array<Step<State>> => {
-    const out: Array<Step<State>> = [];
-    const step = (name: string, f: (n: State) => void) => {
-      const n = structuredClone(s);
-      f(n);
-      out.push([name, n]);
-    };
+    const { out, step } = stepsFrom(s);
     const healthy = s.redis.ep === s.pg.ep;
     if (s.wipes > 0)
       step("outside: Redis is emptied", (n) => {
@@ -225,12 +226,7 @@ describe("a pin, its payment's row, and a rebuild in between", () => {
   const next =
     (guarded: boolean) =>
     (s: State): Array<Step<State>> => {
-      const out: Array<Step<State>> = [];
-      const step = (name: string, f: (n: State) => void) => {
-        const n = structuredClone(s);
-        f(n);
-        out.push([name, n]);
-      };
+      const { out, step } = stepsFrom(s);
       const healthy = s.redis.ep === s.pg.ep;
       if (s.wipes > 0)
         step("outside: Redis is emptied", (n) => {
@@ -314,12 +310,7 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
   const next =
     ({ kept, same }: Rules) =>
     (s: State): Array<Step<State>> => {
-      const out: Array<Step<State>> = [];
-      const step = (name: string, f: (n: State) => void) => {
-        const n = structuredClone(s);
-        f(n);
-        out.push([name, n]);
-      };
+      const { out, step } = stepsFrom(s);
       const live = s.redis.ep > 0 && s.redis.fenced === 0;
       if (live && !s.granted)
         step(`a hold is granted in epoch ${s.redis.ep}`, (n) => {
