@@ -21,14 +21,17 @@ export async function load(url, context, nextLoad) {
   const esbuild = await import("esbuild");
   clearTimeout(idle);
   loading++;
-  const { code } = await esbuild.transform(await readFile(new URL(url), "utf8"), {
-    loader: url.endsWith("x") ? "tsx" : "ts",
-    sourcefile: url,
-    sourcemap: "inline",
-    sourcesContent: false,
-    target: "node20",
-    tsconfigRaw: TSCONFIG,
-  });
-  if (--loading === 0) idle = setTimeout(esbuild.stop, IDLE_MS).unref();
-  return { format: "module", source: code, shortCircuit: true };
+  try {
+    const { code } = await esbuild.transform(await readFile(new URL(url), "utf8"), {
+      loader: url.endsWith("x") ? "tsx" : "ts",
+      sourcefile: url,
+      sourcemap: "inline",
+      sourcesContent: false,
+      target: "node20",
+      tsconfigRaw: TSCONFIG,
+    });
+    return { format: "module", source: code, shortCircuit: true };
+  } finally {
+    if (--loading === 0) idle = setTimeout(esbuild.stop, IDLE_MS).unref();
+  }
 }
