@@ -18,7 +18,7 @@ const HEADERS = {
   "referrer-policy": "no-referrer",
   "cache-control": "no-store",
 };
-const LOCATION = { location: "/v1/reservations/rsv_1.0.pQCfFPUPOhiLT93kNJN2ddCK4Aln1camF" };
+const LOCATION = "/v1/reservations/rsv_1.0.pQCfFPUPOhiLT93kNJN2ddCK4Aln1camF";
 const now = new Date().toISOString();
 const HELD = {
   id: "rsv_1.0.pQCfFPUPOhiLT93kNJN2ddCK4Aln1camF",
@@ -35,7 +35,7 @@ const SALE = {
   items: [{ sku: "bag", name: "Bag", unitPrice: 10_000, availability: "available", free: 10_000_000 }],
 };
 let n = 0;
-const requestId = () => ({ "x-request-id": `f-${++n}` });
+const requestId = () => `f-${++n}`;
 type Lines = { lines: Array<{ sku: string; quantity: number }> };
 
 /** One script call for each request: what coalescing is measured against. */
@@ -46,9 +46,9 @@ async function hono(): Promise<void> {
   const app = new Hono();
   app.post("/echo", async (c) => {
     const body = (await c.req.json()) as Lines;
-    return c.body(JSON.stringify({ ...HELD, lines: body.lines }), 201, { ...HEADERS, ...LOCATION, ...requestId() });
+    return c.body(JSON.stringify({ ...HELD, lines: body.lines }), 201, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
   });
-  app.get("/sale", (c) => c.body(JSON.stringify(SALE), 200, { ...HEADERS, "cache-control": "public, max-age=1", etag: '"x"', ...requestId() }));
+  app.get("/sale", (c) => c.body(JSON.stringify(SALE), 200, { ...HEADERS, "cache-control": "public, max-age=1", etag: '"x"', "x-request-id": requestId() }));
   if (process.env.FLOOR_REDIS_URL) {
     const redis = new Redis(process.env.FLOOR_REDIS_URL, { enableAutoPipelining: false });
     redis.defineCommand("bench_reserve", { numberOfKeys: 2, lua: RESERVE });
@@ -58,7 +58,7 @@ async function hono(): Promise<void> {
       const { lines } = (await c.req.json()) as Lines;
       const [line] = lines as [Lines["lines"][0]];
       await call.bench_reserve("bench:{floor}:free", "bench:{floor}:holds", line.sku, line.quantity, c.req.header("idempotency-key") ?? "");
-      return c.body(JSON.stringify({ ...HELD, lines }), 201, { ...HEADERS, ...LOCATION, ...requestId() });
+      return c.body(JSON.stringify({ ...HELD, lines }), 201, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
     });
   }
   if (process.env.FLOOR_DATABASE_URL) {
@@ -77,7 +77,7 @@ async function hono(): Promise<void> {
         await tx`insert into bench_floor.holds values (${nanoid()}, ${line.sku}, ${line.quantity}, 'c', now() + interval '10 minutes')`;
         return true;
       });
-      return c.body(JSON.stringify({ ...HELD, lines }), held ? 201 : 409, { ...HEADERS, ...LOCATION, ...requestId() });
+      return c.body(JSON.stringify({ ...HELD, lines }), held ? 201 : 409, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
     });
   }
   serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1", serverOptions: SERVER }, (info) => console.log(`http://127.0.0.1:${info.port}`));
@@ -90,7 +90,7 @@ function node(): void {
     incoming.on("end", () => {
       const { lines } = JSON.parse(Buffer.concat(chunks).toString("utf8")) as Lines;
       const body = JSON.stringify({ ...HELD, lines });
-      outgoing.writeHead(201, { ...HEADERS, ...LOCATION, ...requestId(), "content-length": Buffer.byteLength(body) });
+      outgoing.writeHead(201, { ...HEADERS, location: LOCATION, "x-request-id": requestId(), "content-length": Buffer.byteLength(body) });
       outgoing.end(body);
     });
   });

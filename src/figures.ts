@@ -22,12 +22,15 @@ const WATCHED_AFTER_MS = 7 * 86_400_000;
 export async function figures(ctx: Context, sale: Sale) {
   const a = await ctx.sales.call(sale, (s) => ctx.scripts.stock(s, [...sale.items.keys()]));
   const rows = await ctx.db.execute<{ sku: string; granted: number; claimed: number; claimed_live: number; sold: number }>(sql`
-    select i.sku, i.granted, i.claimed,
-      coalesce((select sum(l.quantity) from order_lines l join orders o on o.id = l.order_id
-        where l.sale_id = i.sale_id and l.sku = i.sku and o.status <> 'refunded'), 0)::int as sold,
-      coalesce((select sum((l ->> 'quantity')::int) from payments p, jsonb_array_elements(p.lines) l
-        where p.sale_id = i.sale_id and p.claimed and p.state in ('sending', 'action_required', 'unknown') and l ->> 'sku' = i.sku), 0)::int as claimed_live
-    from items i where i.sale_id = ${sale.id} order by i.position`);
+    with ordered as (
+      select l.sku, sum(l.quantity) as sold from orders o join order_lines l on l.order_id = o.id
+      where o.sale_id = ${sale.id} and o.status <> 'refunded' group by l.sku
+    ), unsettled as (
+      select l ->> 'sku' as sku, sum((l ->> 'quantity')::int) as claimed_live from payments p cross join jsonb_array_elements(p.lines) l
+      where p.sale_id = ${sale.id} and p.claimed and p.state in ('sending', 'action_required', 'unknown') group by 1
+    )
+    select i.sku, i.granted, i.claimed, coalesce(sold, 0)::int as sold, coalesce(claimed_live, 0)::int as claimed_live
+    from items i left join ordered using (sku) left join unsettled using (sku) where i.sale_id = ${sale.id} order by i.position`);
   const [mails] = await ctx.db.execute<{ queued: number; sent: number; failed: number; oldestMs: number }>(sql`
     select count(*) filter (where b.state = 'queued')::int as queued, count(*) filter (where b.state = 'sent')::int as sent,
       count(*) filter (where b.state = 'failed')::int as failed,

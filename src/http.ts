@@ -15,7 +15,7 @@ import { documentRoutes, operationRoutes } from "./operations.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
 import { type Ask, findSale, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
-import type { Sale } from "./sales.ts";
+import { cartOf, type Sale } from "./sales.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
@@ -129,9 +129,7 @@ export function makeApp(ctx: Context) {
   );
   async function reserved(asked: IncomingHttpHeaders, sale: Sale, r: { customerId: string; idempotencyKey: string; lines: string }): Promise<Reply> {
     const { customerId, lines } = r;
-    for (const part of lines.split(",")) {
-      if (!sale.items.has(part.slice(0, part.indexOf(":")))) throw new Problem("NOT_FOUND", `this sale has no item ${part.slice(0, part.indexOf(":"))}`);
-    }
+    cartOf(sale, lines);
     const refused = boards.refusal(sale, customerId, lines);
     if (refused) throw refusalOf(sale, lines, refused.result, refused.clock);
     const key = ctx.ids.reservationKey(sale.no, customerId, r.idempotencyKey);

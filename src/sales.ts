@@ -2,8 +2,9 @@
 import { eq } from "drizzle-orm";
 import type { Logger } from "pino";
 import type { Db } from "./db.ts";
+import { Problem } from "./problem.ts";
 import { type Redis, Unavailable } from "./redis.ts";
-import { epochs, items, journalPositions, type SaleDetails, sales } from "./schema.ts";
+import { epochs, items, journalPositions, type OrderLine, type SaleDetails, sales } from "./schema.ts";
 import { type SaleClock, StaleEpoch, type Stamp } from "./scripts.ts";
 
 export interface Item {
@@ -12,6 +13,15 @@ export interface Item {
   unitPrice: number;
   /** Whole percent, contained in the price. */
   taxPercent: number;
+}
+
+/** The lines of a reservation at the sale's prices: what its view, the payment's snapshot, the amount and the order are made of. */
+export interface Cart {
+  lines: OrderLine[];
+  /** As the API shows them. */
+  shown: Array<{ sku: string; quantity: number; unitPrice: number }>;
+  /** Minor units, shipping fee and tax included. */
+  amount: number;
 }
 
 export interface Sale {
@@ -32,6 +42,8 @@ export interface Sale {
   shiftMs: number;
   version: number;
   items: Map<string, Item>;
+  /** Carts that were read already, by their lines: in a rush most are alike. */
+  carts: Map<string, Cart>;
   epoch: number;
   runId: string;
   replicationId: string;
@@ -46,6 +58,7 @@ export interface Sale {
 /** A call that reaches Redis later than this after it was made is refused there: old bytes must not act (facts.md). */
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
+const CARTS_MAX = 200;
 
 export type Sales = ReturnType<typeof makeSales>;
 
@@ -74,6 +87,7 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
       ...{ opensAtMs: s.opensAt.getTime(), closesAtMs: s.closesAt.getTime(), shippingFee: s.shippingFee, version: s.version, details: s.details },
       ...{ maxUnitsPerCustomer: s.maxUnitsPerCustomer, reserving: s.reserving, pausedAtMs: s.pausedAtMs, shiftMs: s.shiftMs },
       items: new Map(rows.map((r) => [r.sku, { sku: r.sku, name: r.name, unitPrice: r.unitPrice, taxPercent: r.taxPercent ?? s.details.taxPercent }])),
+      carts: new Map(),
       ...{ epoch: row.epochs.epoch, runId: row.epochs.runId, replicationId: row.epochs.replicationId },
       seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),
     } satisfies Partial<Sale>);
@@ -182,4 +196,26 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
 /** A deadline on the sale's clock as an instant of Redis' clock; while the clock stands it moves along. */
 export function deadlineAt(deadlineMs: number, clock: Pick<SaleClock, "nowMs" | "shiftMs" | "pausedAtMs">): number {
   return deadlineMs + clock.shiftMs + (clock.pausedAtMs > 0 ? clock.nowMs - clock.pausedAtMs : 0);
+}
+
+function readCart(sale: Sale, text: string): Cart {
+  const lines = text.split(",").map((part): OrderLine => {
+    const [sku = "", quantity] = part.split(":");
+    const item = sale.items.get(sku);
+    if (!item) throw new Problem("NOT_FOUND", `this sale has no item ${sku}`);
+    return { sku, quantity: Number(quantity), unitPrice: item.unitPrice, name: item.name };
+  });
+  const shown = lines.map(({ sku, quantity, unitPrice }) => ({ sku, quantity, unitPrice }));
+  return { lines, shown, amount: lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, sale.shippingFee) };
+}
+
+/** The cart of `sku:quantity,...`, or NOT_FOUND when the sale has no such item. */
+export function cartOf(sale: Sale, text: string): Cart {
+  let cart = sale.carts.get(text);
+  if (!cart) {
+    cart = readCart(sale, text);
+    if (sale.carts.size >= CARTS_MAX) sale.carts.clear();
+    sale.carts.set(text, cart);
+  }
+  return cart;
 }

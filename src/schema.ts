@@ -103,12 +103,11 @@ export const items = pgTable(
 
 /**
  * Mirror of the holds, written by persist from the journal, read by rebuild and support. A row moves only forward in
- * (epoch, seq). Steady state: one row per reservation ever made.
+ * (epoch, seq). Steady state: one row per reservation ever made. The key is the part of the public id after its last dot, less the MAC (ids.ts).
  */
 export const reservations = pgTable(
   "reservations",
   {
-    id: text("id").primaryKey(),
     saleId: text("sale_id").notNull(),
     key: text("key").notNull(),
     customerId: text("customer_id").notNull(),
@@ -122,10 +121,8 @@ export const reservations = pgTable(
     heldAt: at("held_at").notNull(),
     changedAt: at("changed_at").notNull(),
   },
-  (t) => [
-    // rebuild reads a sale's holds; without the state, so that a change of state stays a cheap update
-    index("reservations_by_sale").on(t.saleId),
-  ],
+  // rebuild reads a sale's; the one index there is, since every reservation of the rush pays for it
+  (t) => [primaryKey({ columns: [t.saleId, t.key] })],
 );
 
 /** One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile. */
@@ -184,6 +181,8 @@ export const payments = pgTable(
     // captured and not yet an order
     index("payments_captured").on(t.capturedAt).where(sql`state = 'captured'`),
     index("payments_by_sale").on(t.saleId, t.state),
+    // the few that a person should look at, and late captures that are followed up
+    index("payments_with_attention").on(t.capturedAt).where(sql`attention is not null`),
   ],
 );
 
@@ -195,7 +194,7 @@ export const orders = pgTable(
     /** Insertion order, for the cursor. */
     no: bigserial("no", { mode: "number" }).notNull(),
     reservationId: text("reservation_id").notNull().unique(),
-    reference: text("reference").notNull().unique(),
+    reference: text("reference").notNull(),
     saleId: text("sale_id").notNull(),
     customerId: text("customer_id").notNull(),
     status: text("status").$type<(typeof ORDER_STATES)[number]>().notNull().default("confirmed"),
@@ -211,29 +210,37 @@ export const orders = pgTable(
     recordedAt: at("recorded_at").notNull().defaultNow(),
     refundedAt: at("refunded_at"),
   },
-  (t) => [check("order_status", oneOf("status", ORDER_STATES)), index("orders_by_sale").on(t.saleId, t.no), index("orders_by_no").on(t.no)],
+  (t) => [
+    check("order_status", oneOf("status", ORDER_STATES)),
+    // one order a payment: the primary key says it for both
+    check("order_of_payment", sql`${t.id} = 'ord_' || ${t.reference}`),
+    index("orders_by_sale").on(t.saleId, t.no),
+    index("orders_by_no").on(t.no),
+  ],
 );
 
+/** Joins a payment and its order by the one index that there is for both. */
+export const orderOfPayment = sql`${orders.id} = 'ord_' || ${payments.reference}`;
+
+/** What was ordered, as it was named and priced then. Of which sale is the order's to say. */
 export const orderLines = pgTable(
   "order_lines",
   {
     orderId: text("order_id")
       .notNull()
       .references(() => orders.id),
-    saleId: text("sale_id").notNull(),
     sku: text("sku").notNull(),
     name: text("name").notNull(),
     quantity: integer("quantity").notNull(),
     unitPrice: ms("unit_price").notNull(),
   },
-  (t) => [primaryKey({ columns: [t.orderId, t.sku] }), index("order_lines_by_sale").on(t.saleId, t.sku)],
+  (t) => [primaryKey({ columns: [t.orderId, t.sku] })],
 );
 
 /** Messages that follow an order's commit. Written with the order; drained by the outbox sender at least once. */
 export const outbox = pgTable(
   "outbox",
   {
-    id: bigserial("id", { mode: "number" }).primaryKey(),
     orderId: text("order_id")
       .notNull()
       .references(() => orders.id),
@@ -247,7 +254,7 @@ export const outbox = pgTable(
     lastError: text("last_error"),
   },
   (t) => [
-    uniqueIndex("outbox_once").on(t.orderId, t.kind),
+    primaryKey({ columns: [t.orderId, t.kind] }),
     index("outbox_queue").on(t.nextAt).where(sql`state = 'queued'`),
     index("outbox_by_sale").on(t.saleId, t.state),
   ],

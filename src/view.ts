@@ -3,10 +3,9 @@ import { hash } from "node:crypto";
 import { eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "./context.ts";
 import { orderIdOf, paymentIdOf } from "./ids.ts";
-import { deadlineAt, type Sale } from "./sales.ts";
+import { cartOf, deadlineAt, type Sale } from "./sales.ts";
 import { orderLines, orders } from "./schema.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
-import { amountOf, orderLinesOf } from "./stages/pay.ts";
 
 /** The answers of a batch share their instants, so the last few are kept as text. */
 const instants = Array.from({ length: 16 }, () => ({ ms: Number.NaN, text: "" }));
@@ -97,15 +96,16 @@ export type ReservationView = ReturnType<typeof bareReservation> & {
 
 /** What the hold alone tells; all there is to tell of one that never was paid for. */
 export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hold, clock: SaleClock) {
-  const lines = orderLinesOf(sale, hold.lines);
+  const cart = cartOf(sale, hold.lines);
   return {
     id: ctx.ids.reservationId(sale.no, hold.customerId, key),
     saleId: sale.id,
     status: hold.state,
-    lines: lines.map(({ sku, quantity, unitPrice }) => ({ sku, quantity, unitPrice })),
-    amount: amountOf(sale, lines),
+    lines: cart.shown,
+    amount: cart.amount,
     currency: sale.currency,
-    ...(hold.state === "held" && { expiresAt: iso(deadlineAt(hold.deadlineMs, clock)) }),
+    // Left out of the JSON when there is none.
+    expiresAt: hold.state === "held" ? iso(deadlineAt(hold.deadlineMs, clock)) : undefined,
     serverTime: iso(clock.nowMs),
   };
 }

@@ -64,7 +64,8 @@ export async function faultsOf(p: Places, saleId: string, told: Told): Promise<s
       { id: string; reference: string; reservation_id: string; status: string; amount: string; currency: string; gateway: string; restock: boolean | null }[]
     >`
       select id, reference, reservation_id, status, amount, currency, gateway, restock from orders where sale_id = ${saleId}`;
-    const lines = await sql<{ order_id: string; sku: string; quantity: number }[]>`select order_id, sku, quantity from order_lines where sale_id = ${saleId}`;
+    const lines = await sql<{ order_id: string; sku: string; quantity: number }[]>`
+      select order_id, sku, quantity from order_lines l join orders o on o.id = l.order_id where o.sale_id = ${saleId}`;
     const outbox = await sql<{ order_id: string; state: string }[]>`select order_id, state from outbox where sale_id = ${saleId}`;
     const moves = await sql<{ id: string }[]>`select id from stock_moves where sale_id = ${saleId} and state in ('pending', 'granted')`;
     const letters = await sql<{ entry_id: string }[]>`select entry_id from dead_letters where sale_id = ${saleId}`;

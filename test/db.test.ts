@@ -1,7 +1,14 @@
 /** The pool of connections to Postgres: what was lost stays lost, and nobody waits for it. */
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { sql } from "drizzle-orm";
+import { drizzle } from "drizzle-orm/postgres-js";
+import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
+import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { connectPostgres, type Postgres } from "../src/db.ts";
+import { connectPostgres, migrate, type Postgres } from "../src/db.ts";
 import { isStoreAway } from "../src/routes.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { inParallel, makeDatabase, until } from "./support.ts";
@@ -112,6 +119,49 @@ describe("a connection", () => {
         ),
       ),
     ).toBe(true);
+    await database.drop();
+  });
+});
+
+describe("an older database", () => {
+  /** The tables as a release with so many migrations made them. */
+  async function asOf(migrations: number): Promise<{ url: string; drop(): Promise<void> }> {
+    const database = await makeDatabase();
+    const folder = await mkdtemp(join(tmpdir(), "fukubukuro-drizzle-"));
+    const client = postgres(database.url, { max: 1, onnotice: () => {} });
+    try {
+      await cp(fileURLToPath(new URL("../drizzle", import.meta.url)), folder, { recursive: true });
+      const journal = join(folder, "meta", "_journal.json");
+      const all = JSON.parse(await readFile(journal, "utf8"));
+      await writeFile(journal, JSON.stringify({ ...all, entries: all.entries.slice(0, migrations) }));
+      await client.unsafe("drop schema public cascade; drop schema drizzle cascade; create schema public");
+      await runMigrations(drizzle(client), { migrationsFolder: folder });
+    } finally {
+      await client.end();
+      await rm(folder, { recursive: true });
+    }
+    return database;
+  }
+
+  it("is brought up to date with every hold, order and mail that it has", async () => {
+    const database = await asOf(2);
+    const client = postgres(database.url, { max: 1, onnotice: () => {} });
+    const reference = "A".repeat(26);
+    await client.unsafe(`
+      insert into sales (id, name, currency, opens_at, closes_at, hold_ms, max_units_per_customer, gateways, shipping_fee, created_from)
+        values ('s', 'S', 'JPY', now(), now(), 1000, 1, '["cod"]', 0, '');
+      insert into reservations (id, sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
+        values ('rsv_1.0.kkk', 's', 'kkk', 'c', 'c', 'bag:1', '${reference}', 1, 1, 1, now(), now());
+      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, contact, confirmed_at)
+        values ('ord_${reference}', 'rsv_1.0.kkk', '${reference}', 's', 'c', 1, 'JPY', 'cod', '{}', now());
+      insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price) values ('ord_${reference}', 's', 'bag', 'Bag', 1, 1);
+      insert into outbox (order_id, kind, sale_id, language) values ('ord_${reference}', 'confirmation', 's', 'ja')`);
+    await migrate(database.url);
+    expect(await client`select sale_id, key, state from reservations`).toMatchObject([{ sale_id: "s", key: "kkk", state: "c" }]);
+    expect(
+      await client`select o.reference, l.sku, b.kind from orders o join order_lines l on l.order_id = o.id join outbox b on b.order_id = o.id`,
+    ).toMatchObject([{ reference, sku: "bag", kind: "confirmation" }]);
+    await client.end();
     await database.drop();
   });
 });

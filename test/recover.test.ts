@@ -413,7 +413,7 @@ describe("Postgres, the last guard", () => {
     // A defect elsewhere: Redis is told "confirmed" before the gateway has said anything.
     const requests = [{ key: id.slice(-33, -11), reference: row.reference }];
     expect((await ctx().sales.call(sale, (s) => ctx().scripts.confirm(s, requests))).results[0]?.outcome).toBe("CONFIRMED");
-    await until("the entry to be persisted", async () => (await ctx().db.select().from(reservations).where(eq(reservations.id, id)))[0]?.state === "c");
+    await until("the entry to be persisted", async () => (await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId)))[0]?.state === "c");
     expect(await ctx().db.select().from(orders).where(eq(orders.reference, row.reference))).toEqual([]);
   });
 

@@ -300,11 +300,11 @@ describe("a journal entry of a newer version", () => {
 describe("rule J, for the mirror", () => {
   it("a hold that only its payment knew of is mirrored by the rebuild that brings it back", async () => {
     const { saleId } = await saleWith(1);
-    const { id, key, reference } = await queued(saleId, "unmirrored");
+    const { key, reference } = await queued(saleId, "unmirrored");
     await ctx().redis.client.flushall();
     await rebuildSale(ctx(), saleId);
     const rows = await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId));
-    expect(rows).toMatchObject([{ id, key, state: "p", reference, lines: "bag:1", customerId: "unmirrored" }]);
+    expect(rows).toMatchObject([{ saleId, key, state: "p", reference, lines: "bag:1", customerId: "unmirrored" }]);
     await rebuildSale(ctx(), saleId);
     expect((await op.sale(saleId)).items[0]).toMatchObject({ free: 0, held: 1, claimed: 0 });
   });

@@ -1,5 +1,5 @@
 /** notify: sends what the outbox holds, after its order's commit, at least once, with a stable message id. */
-import { eq, inArray, sql } from "drizzle-orm";
+import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import { orderLines, orders, outbox } from "../schema.ts";
@@ -14,10 +14,11 @@ const RETRY_MS_MAX = 600_000;
 
 /** One batch; answers how many were sent. A row taken and not finished is taken again after its lease. */
 export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
-  const taken = await ctx.db.execute<{ id: number; order_id: string; kind: string; language: string; attempts: number }>(sql`
+  const taken = await ctx.db.execute<{ order_id: string; kind: string; language: string; attempts: number }>(sql`
     update outbox set next_at = now() + ${LEASE_MS} * interval '1 millisecond', attempts = attempts + 1
-    where id in (select id from outbox where state = 'queued' and next_at <= now() order by next_at limit ${BATCH_MAX} for update skip locked)
-    returning id::int, order_id, kind, language, attempts`);
+    where (order_id, kind) in
+      (select order_id, kind from outbox where state = 'queued' and next_at <= now() order by next_at limit ${BATCH_MAX} for update skip locked)
+    returning order_id, kind, language, attempts`);
   if (taken.length === 0) return 0;
   const ids = taken.map((t) => t.order_id);
   const rows = new Map((await ctx.db.select().from(orders).where(inArray(orders.id, ids))).map((o) => [o.id, o]));
@@ -30,10 +31,11 @@ export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
       const order = rows.get(row.order_id);
       const sale = order && (await ctx.sales.get(order.saleId));
       if (!order || !sale) continue;
+      const mine = and(eq(outbox.orderId, row.order_id), eq(outbox.kind, row.kind));
       const mail = confirmationMail({ ...order, lines: lines.filter((l) => l.orderId === order.id) }, sale, row.language);
       try {
         await around("mail.send", () => mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }));
-        await around("outbox.sent", async () => ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(eq(outbox.id, row.id)));
+        await around("outbox.sent", async () => ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(mine));
         ctx.metrics.mails.inc({ result: "sent" });
         sent++;
       } catch (error) {
@@ -47,7 +49,7 @@ export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
             lastError: String(error).slice(0, 500),
             ...(refused ? { state: "failed" as const } : { nextAt: sql`now() + ${waitMs} * interval '1 millisecond'` }),
           })
-          .where(eq(outbox.id, row.id));
+          .where(mine);
       }
     }
   }

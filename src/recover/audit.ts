@@ -9,6 +9,7 @@ import type { ListedCharge } from "../gateways/port.ts";
 import { saleNoOfReservation } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
 import { Unavailable } from "../redis.ts";
+import { orderOfPayment } from "../schema.ts";
 
 const READINGS_MAX = 8;
 const READ_AGAIN_MS = 150;
@@ -58,16 +59,21 @@ type OrderRow = { reference: string; status: string; amount: string; currency: s
 
 async function readPostgres(ctx: Context, saleId: string) {
   const items = await ctx.db.execute<ItemRow>(sql`
-    select i.sku, i.name, i.granted, i.claimed, units.sold, units.not_put_back, units.put_back,
-      coalesce((select sum(m.delta) from stock_moves m where m.sale_id = i.sale_id and m.sku = i.sku and m.order_id is null
-        and (m.state = 'done' or m.state = 'granted')), 0)::int as topped_up,
-      coalesce((select sum((l ->> 'quantity')::int) from payments p cross join jsonb_array_elements(p.lines) l left join orders o on o.reference = p.reference
-        where p.sale_id = i.sale_id and p.claimed and o.id is null and l ->> 'sku' = i.sku), 0)::int as in_payment
-    from items i cross join lateral (
-      select coalesce(sum(l.quantity) filter (where o.status <> 'refunded'), 0)::int as sold,
-        coalesce(sum(l.quantity) filter (where o.status = 'refunded' and not o.restock), 0)::int as not_put_back,
-        coalesce(sum(l.quantity) filter (where o.status = 'refunded' and o.restock), 0)::int as put_back
-      from order_lines l join orders o on o.id = l.order_id where l.sale_id = i.sale_id and l.sku = i.sku) units
+    with ordered as (
+      select l.sku, sum(l.quantity) filter (where o.status <> 'refunded') as sold,
+        sum(l.quantity) filter (where o.status = 'refunded' and not o.restock) as not_put_back,
+        sum(l.quantity) filter (where o.status = 'refunded' and o.restock) as put_back
+      from orders o join order_lines l on l.order_id = o.id where o.sale_id = ${saleId} group by l.sku
+    ), moved as (
+      select sku, sum(delta) as topped_up from stock_moves where sale_id = ${saleId} and order_id is null and state in ('done', 'granted') group by sku
+    ), unordered as (
+      select l ->> 'sku' as sku, sum((l ->> 'quantity')::int) as in_payment
+      from payments left join orders on ${orderOfPayment} cross join jsonb_array_elements(payments.lines) l
+      where payments.sale_id = ${saleId} and claimed and orders.id is null group by 1
+    )
+    select i.sku, i.name, i.granted, i.claimed, coalesce(sold, 0)::int as sold, coalesce(not_put_back, 0)::int as not_put_back,
+      coalesce(put_back, 0)::int as put_back, coalesce(topped_up, 0)::int as topped_up, coalesce(in_payment, 0)::int as in_payment
+    from items i left join ordered using (sku) left join moved using (sku) left join unordered using (sku)
     where i.sale_id = ${saleId} order by i.position`);
   const payments = await ctx.db.execute<PaymentRow>(sql`
     select reference, reservation_key, state, claimed from payments where sale_id = ${saleId} and state not in ('declined', 'cancelled') order by reference`);

@@ -17,7 +17,7 @@ import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } fro
 import { type Instance, Unavailable } from "../redis.ts";
 import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
 import type { Hold, InstallImage } from "../scripts.ts";
-import { applyJournal, type JournalEntry, parseEntry } from "../stages/persist.ts";
+import { confirmedIn, type JournalEntry, mirrorHolds, parseEntry, recordOrders } from "../stages/persist.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -50,7 +50,7 @@ export function settingsOf(s: {
   };
 }
 
-async function drain(ctx: Context, saleId: string, saleNo: number): Promise<number> {
+async function drain(ctx: Context, saleId: string): Promise<number> {
   const journal = saleKeys(saleId).journal;
   let from = "-";
   let drained = 0;
@@ -66,7 +66,11 @@ async function drain(ctx: Context, saleId: string, saleNo: number): Promise<numb
         ctx.log.error({ err: error, saleId, entry: r[0] }, "a journal entry cannot be read; persist sets it aside");
       }
     }
-    if (entries.length > 0) await ctx.db.transaction((tx) => applyJournal(tx, ctx.ids, { id: saleId, no: saleNo }, entries));
+    if (entries.length > 0)
+      await ctx.db.transaction(async (tx) => {
+        await mirrorHolds(tx, saleId, entries);
+        await recordOrders(tx, confirmedIn(entries));
+      });
     drained += entries.length;
   }
 }
@@ -157,7 +161,7 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     .flatMap((p) => {
       const hold = holds.get(p.reservationKey);
       const mirror = { epoch, seq: image.seq, heldAt: p.queuedAt, changedAt: sql`now()` };
-      return hold ? [{ id: p.reservationId, saleId, key: p.reservationKey, ...hold, state: letterOf(hold), ...mirror }] : [];
+      return hold ? [{ saleId, key: p.reservationKey, ...hold, state: letterOf(hold), ...mirror }] : [];
     });
   for (let from = 0; from < unmirrored.length; from += MIRROR_ROWS_MAX)
     await tx
@@ -186,9 +190,9 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
     const sale = await ctx.sales.refresh(saleId);
     if (!sale) throw new Error(`no sale ${saleId}`);
     // Of this moment: the sale is refreshed by others too, and the epoch that we fence must be the one that we raise.
-    const { epoch, no } = sale;
+    const { epoch } = sale;
     if (!(force && first) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
-    const rebuilt = await attempt(ctx, { id: saleId, no, epoch }, instance, by);
+    const rebuilt = await attempt(ctx, { id: saleId, epoch }, instance, by);
     if (rebuilt) return rebuilt;
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
   }
@@ -196,7 +200,7 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
 }
 
 /** One rebuild from fence to install; null where another one is under way or was faster, or the answer of install is not known. */
-async function attempt(ctx: Context, sale: { id: string; no: number; epoch: number }, instance: Instance, by: string): Promise<Rebuilt | null> {
+async function attempt(ctx: Context, sale: { id: string; epoch: number }, instance: Instance, by: string): Promise<Rebuilt | null> {
   const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
   const fenced = await around("rebuild.fence", fence);
   if (fenced.outcome === "NEWER") {
@@ -207,7 +211,7 @@ async function attempt(ctx: Context, sale: { id: string; no: number; epoch: numb
   const lease = setInterval(() => fence().catch((error) => ctx.log.debug({ err: error, saleId: sale.id }, "the fence was not renewed")), LEASE_MS / 3);
   let raised: Awaited<ReturnType<typeof raise>>;
   try {
-    await around("rebuild.drain", () => drain(ctx, sale.id, sale.no));
+    await around("rebuild.drain", () => drain(ctx, sale.id));
     raised = await around("rebuild.raise", () => raise(ctx, sale.id, sale.epoch, instance));
   } finally {
     clearInterval(lease);

@@ -25,7 +25,7 @@ import {
 } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
 import type { Sale } from "../sales.ts";
-import { gates, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
+import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
 import { followPayments } from "../stages/confirm.ts";
 import { recordOrders } from "../stages/persist.ts";
@@ -36,6 +36,8 @@ const BATCH_MAX = 200;
 const LIST_PAGE = 100;
 /** A step of the normal way that is younger than this is left to whoever is doing it. */
 const SETTLED_MS = 2_000;
+/** Captures younger than this are looked at every time; longer than from one walk to the next, and than a commit takes. */
+const RECENT_MS = 60_000;
 /** How often a reference that the gateway has not heard of is sent again before its door is closed. */
 const SENDS_MAX = 3;
 /** Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups (rule A). */
@@ -145,13 +147,23 @@ async function resolveOpen(ctx: Context): Promise<number> {
   return looked;
 }
 
-/** Captured in Postgres and missing from the stream: the order is recorded from the payment's snapshot, with or without Redis. */
-async function recordCaptured(ctx: Context): Promise<number> {
+/**
+ * Captured in Postgres and missing from the stream: the order is recorded from the payment's snapshot, with or without Redis. Of all captures only
+ * on a walk: else a sale's every order would be looked at again every second.
+ */
+async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
   const rows = await ctx.db
     .select({ payment: payments })
     .from(payments)
-    .leftJoin(orders, eq(orders.reference, payments.reference))
-    .where(and(eq(payments.state, "captured"), isNull(orders.id), lt(payments.capturedAt, ago(SETTLED_MS))))
+    .leftJoin(orders, orderOfPayment)
+    .where(
+      and(
+        eq(payments.state, "captured"),
+        isNull(orders.id),
+        lt(payments.capturedAt, ago(SETTLED_MS)),
+        walk ? undefined : gt(payments.capturedAt, ago(RECENT_MS)),
+      ),
+    )
     .limit(BATCH_MAX);
   if (rows.length === 0) return 0;
   const captured = rows.map((r) => r.payment);
@@ -250,7 +262,7 @@ async function refund(ctx: Context): Promise<number> {
   const due = await ctx.db
     .select({ payment: payments, order: orders })
     .from(payments)
-    .leftJoin(orders, eq(orders.reference, payments.reference))
+    .leftJoin(orders, orderOfPayment)
     .where(and(eq(payments.state, "refunding"), lte(payments.checkAt, sql`now()`)))
     .limit(BATCH_MAX);
   let refunds = 0;
@@ -375,8 +387,8 @@ async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
   return stray;
 }
 
-/** One bounded round over everything. A step that fails leaves the others to run; its error is logged and thrown at the end. */
-export async function reconcileOnce(ctx: Context, options: { walk?: boolean } = {}): Promise<Reconciled> {
+/** One bounded round over everything; `walk`: also over what is seldom found open. A step that fails leaves the others to run; its error is logged and thrown at the end. */
+export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promise<Reconciled> {
   const done: Reconciled = { lookedUp: 0, ordersRecorded: 0, holdsFollowed: 0, requeued: 0, waitedTooLong: 0, refunds: 0, movesFinished: 0, strayCharges: 0 };
   const errors: unknown[] = [];
   const step = async (f: () => Promise<Partial<Reconciled>>) => {
@@ -387,7 +399,7 @@ export async function reconcileOnce(ctx: Context, options: { walk?: boolean } = 
     }
   };
   await step(async () => ({ lookedUp: await resolveOpen(ctx) }));
-  await step(async () => ({ ordersRecorded: await recordCaptured(ctx) }));
+  await step(async () => ({ ordersRecorded: await recordCaptured(ctx, walk) }));
   for (const sale of await ctx.sales.all()) {
     await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
     await step(async () => {
@@ -402,7 +414,7 @@ export async function reconcileOnce(ctx: Context, options: { walk?: boolean } = 
   await step(() => requeue(ctx));
   await step(async () => ({ refunds: await refund(ctx) }));
   await step(async () => ({ movesFinished: await finishMoves(ctx) }));
-  if (options.walk) for (const g of ctx.gateways.values()) await step(async () => ({ strayCharges: await walkCharges(ctx, g) }));
+  if (walk) for (const g of ctx.gateways.values()) await step(async () => ({ strayCharges: await walkCharges(ctx, g) }));
   if (errors.length > 0) throw errors[0];
   return done;
 }

@@ -10,8 +10,8 @@ import { around } from "../crash.ts";
 import { makeReference } from "../ids.ts";
 import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
-import type { Sale } from "../sales.ts";
-import type { Contact, OrderLine, ShipTo } from "../schema.ts";
+import { cartOf, type Sale } from "../sales.ts";
+import type { Contact, ShipTo } from "../schema.ts";
 import type { Hold, PayResult, SaleClock } from "../scripts.ts";
 
 const BATCH_MAX = 128;
@@ -41,21 +41,6 @@ export type Paid =
   | { outcome: "PAUSED" | "LOST" | "LINE_FULL" };
 
 export const tokenDigest = (gateway: string, token: string | null) => hash("sha256", `${gateway}\n${token ?? ""}`);
-
-/** Lines of a hold with the prices of the sale: what the payment's snapshot, the amount and the order are made of. */
-export function orderLinesOf(sale: Sale, lines: string): OrderLine[] {
-  return lines.split(",").map((part) => {
-    const [sku = "", quantity] = part.split(":");
-    const item = sale.items.get(sku);
-    if (!item) throw new Error("a hold names an item that its sale does not have");
-    return { sku, quantity: Number(quantity), unitPrice: item.unitPrice, name: item.name };
-  });
-}
-
-/** Minor units, shipping fee and tax included. */
-export function amountOf(sale: Sale, lines: OrderLine[]): number {
-  return lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, sale.shippingFee);
-}
 
 export function payStage(ctx: Context) {
   type Pin = { key: string; customerId: string; reference: string; referenceBefore: string };
@@ -133,7 +118,7 @@ export function payStage(ctx: Context) {
         return attempt(sale, r, result.hold.reference, tries - 1);
       }
       case "PAYING": {
-        const orderLines = orderLinesOf(sale, result.hold.lines);
+        const { lines, amount } = cartOf(sale, result.hold.lines);
         const place = await insert({
           reference,
           pinnedIn: epoch,
@@ -144,9 +129,9 @@ export function payStage(ctx: Context) {
           gateway: r.gateway,
           token: r.token,
           tokenDigest: tokenDigest(r.gateway, r.token),
-          amount: amountOf(sale, orderLines),
+          amount,
           currency: sale.currency,
-          lines: orderLines,
+          lines,
           contact: r.contact,
           shipTo: r.shipTo,
           returnUrl: r.returnUrl,
