@@ -28,7 +28,6 @@ const ATTENTION_LOOK_UP_MS = 600_000;
 const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 
 const COLUMNS = Object.entries(getTableColumns(payments)).map(([property, column]) => [property as keyof NewPayment, column.name] as const);
-const DEFAULTS: Partial<NewPayment> = { fence: 0, claimed: false, late: false, sends: 0 };
 
 /** A row to be, and the epoch of the Redis in which its hold was pinned; a tombstone has no pin. */
 export type RowToInsert = NewPayment & { pinnedIn?: number };
@@ -39,9 +38,16 @@ export type RowToInsert = NewPayment & { pinnedIn?: number };
  * One JSON parameter for all rows: a parameter for each column of each row took longer to write down than the insert itself.
  */
 export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<string>> {
-  const queuedAt = new Date();
-  const records = rows.map((row) => Object.fromEntries(COLUMNS.map(([property, name]) => [name, row[property] ?? DEFAULTS[property] ?? null])));
-  for (const r of records) r.queued_at ??= queuedAt;
+  const queuedAt = new Date().toISOString();
+  const records = rows.map((row) => {
+    const record: Record<string, unknown> = { fence: 0, claimed: false, late: false, sends: 0, queued_at: queuedAt };
+    // A column that is not named is null.
+    for (const [property, name] of COLUMNS) {
+      const value = row[property];
+      if (value !== undefined && value !== null) record[name] = value;
+    }
+    return record;
+  });
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`

@@ -59,6 +59,11 @@ export interface Sale {
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
 const CARTS_MAX = 200;
+/** So long after its end, and the last hold's, a sale is still looked after all the time: late payments arrive. */
+const LOOKED_AFTER_MS = 3_600_000;
+
+/** Long past: the loops visit it only now and then, or a shop of many years would pay for every sale it ever had. */
+export const isOver = (s: Pick<Sale, "closesAtMs" | "holdMs">): boolean => Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS;
 
 export type Sales = ReturnType<typeof makeSales>;
 

@@ -7,7 +7,7 @@ import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
 import { Unavailable } from "./redis.ts";
-import type { Sale } from "./sales.ts";
+import { isOver, type Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
@@ -22,6 +22,7 @@ const BUSY_LOOK_MS = 100;
 const MAIL_GIVES_WAY_MS = 2_000;
 const SALES_MS = 1_000;
 const AUDIT_MS = 15_000;
+const AUDIT_OVER_MS = 600_000;
 
 /** Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing else. */
 async function repeat(ctx: Context, name: string, hint: string, pauseMs: number, signal: AbortSignal, step: () => Promise<number>): Promise<void> {
@@ -66,8 +67,8 @@ async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
   }
 }
 
-async function publishGauges(ctx: Context): Promise<void> {
-  for (const sale of ctx.sales.allKnown()) {
+async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
+  for (const sale of sales) {
     const audit = await auditSale(ctx, sale.id, sale.no);
     if (!audit.ok) ctx.log.error({ audit }, "the books of a sale do not balance");
     ctx.metrics.books.set({ sale: sale.id }, audit.ok ? 1 : 0);
@@ -91,33 +92,44 @@ async function publishGauges(ctx: Context): Promise<void> {
   }
 }
 
+/** The sales that a loop visits now: those that are over only every so often. */
+function visits(ctx: Context, overEveryMs: number): () => Sale[] {
+  let lastAll = 0;
+  return () => {
+    const all = ctx.sales.allKnown();
+    if (Date.now() - lastAll < overEveryMs) return all.filter((s) => !isOver(s));
+    lastAll = Date.now();
+    return all;
+  };
+}
+
+/** For all of them side by side: one that waits for its rebuild stops no other. */
+async function eachSale(sales: Sale[], f: (sale: Sale) => Promise<unknown>): Promise<void> {
+  const results = await Promise.allSettled(sales.map(f));
+  const failed = results.find((r) => r.status === "rejected");
+  if (failed) throw failed.reason;
+}
+
 /** Runs everything a worker does until the signal; resolves when all of it has come to rest. */
 export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: AbortSignal): Promise<void> {
   const persistOnce = persistStage(ctx, `persist-${nanoid(8)}`);
   let lastWalk = 0;
-  /** For all sales side by side: one that waits for its rebuild stops no other. */
-  const eachSale = async (f: (sale: Sale) => Promise<number>) => {
-    const results = await Promise.allSettled(ctx.sales.allKnown().map(f));
-    const failed = results.find((r) => r.status === "rejected");
-    if (failed) throw failed.reason;
-    return results.reduce((n, r) => n + (r.status === "fulfilled" ? r.value : 0), 0);
-  };
+  const [toPersist, toSweep, toAudit] = [visits(ctx, WALK_MS), visits(ctx, WALK_MS), visits(ctx, AUDIT_OVER_MS)];
   await Promise.all([
     ...[...ctx.gateways.values()].map((g) => {
       const gate = ctx.gates.get(g.name);
       return gate ? runCharges(ctx, g, gate, signal) : runBatches(ctx, g, signal);
     }),
     repeat(ctx, "persist", "never", PERSIST_PACE_MS, signal, async () => {
-      await eachSale(async (sale) => {
+      await eachSale(toPersist(), async (sale) => {
         // A full batch is followed by the next at once.
         while ((await persistOnce(sale)) >= ENTRIES_MAX && !signal.aborted);
-        return 0;
       });
       return 0;
     }),
     ctx.config.sweepMs > 0
       ? repeat(ctx, "sweeper", "never", ctx.config.sweepMs, signal, async () => {
-          await eachSale((sale) => expireOnce(ctx, sale));
+          await eachSale(toSweep(), (sale) => expireOnce(ctx, sale));
           return 0;
         })
       : undefined,
@@ -128,7 +140,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       return 0;
     }),
     repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {
-      await publishGauges(ctx);
+      await publishGauges(ctx, toAudit());
       return 0;
     }),
     mailer

@@ -1,4 +1,5 @@
 /** Whole sales over HTTP, on real parts: what shoppers and operators see from the press of the button to the mail. */
+import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inParallel, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
@@ -296,5 +297,27 @@ describe("an operator", () => {
     expect(csv.startsWith("\uFEFForder_id,")).toBe(true);
     expect(csv).toContain("'=cmd()");
     expect(csv.trim().split("\r\n")).toHaveLength(4);
+  });
+});
+
+describe("a sale that is long over", () => {
+  it("costs the stores next to nothing, however many there are, while an open one is looked after all the time", async () => {
+    const days = (n: number) => new Date(Date.now() + n * 86_400_000).toISOString();
+    const over = await newSale({ opensAt: days(-9), closesAt: days(-3) });
+    const open = await newSale();
+    const calls = { [over]: 0, [open]: 0 };
+    const client = new Redis(world.redis.url);
+    const monitor = await client.monitor();
+    try {
+      monitor.on("monitor", (_time: string, args: string[]) => {
+        for (const id of [over, open]) if (args.some((a) => a.includes(id))) calls[id] = (calls[id] ?? 0) + 1;
+      });
+      await until("an open sale to be visited again and again", async () => (calls[open] ?? 0) > 100);
+    } finally {
+      monitor.disconnect();
+      client.disconnect();
+    }
+    // One visit of every loop at most: they come round to it now and then.
+    expect(calls[over]).toBeLessThan((calls[open] ?? 0) / 4);
   });
 });

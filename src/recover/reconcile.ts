@@ -24,7 +24,7 @@ import {
   writeTombstone,
 } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
-import type { Sale } from "../sales.ts";
+import { isOver, type Sale } from "../sales.ts";
 import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
 import { followPayments } from "../stages/confirm.ts";
@@ -401,6 +401,7 @@ export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promis
   await step(async () => ({ lookedUp: await resolveOpen(ctx) }));
   await step(async () => ({ ordersRecorded: await recordCaptured(ctx, walk) }));
   for (const sale of await ctx.sales.all()) {
+    if (isOver(sale) && !walk) continue;
     await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
     await step(async () => {
       await pushSettings(ctx, sale);
