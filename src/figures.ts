@@ -32,17 +32,19 @@ export async function figures(ctx: Context, sale: Sale) {
     select i.sku, i.granted, i.claimed, coalesce(sold, 0)::int as sold, coalesce(claimed_live, 0)::int as claimed_live
     from items i left join ordered using (sku) left join unsettled using (sku) where i.sale_id = ${sale.id} order by i.position`);
   const [mails] = await ctx.db.execute<{ queued: number; sent: number; failed: number; oldestMs: number }>(sql`
-    select count(*) filter (where b.state = 'queued')::int as queued, count(*) filter (where b.state = 'sent')::int as sent,
-      count(*) filter (where b.state = 'failed')::int as failed,
-      coalesce(extract(epoch from now() - min(o.recorded_at) filter (where b.state = 'queued')) * 1000, 0)::int as "oldestMs"
-    from outbox b join orders o on o.id = b.order_id where b.sale_id = ${sale.id}`);
+    select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sent')::int as sent,
+      count(*) filter (where state = 'failed')::int as failed,
+      coalesce(extract(epoch from now() - (select min(o.recorded_at) from outbox b join orders o on o.id = b.order_id
+        where b.sale_id = ${sale.id} and b.state = 'queued')) * 1000, 0)::int as "oldestMs"
+    from outbox where sale_id = ${sale.id}`);
   const [oldest] = await ctx.redis.client.xrange(saleKeys(sale.id).journal, "-", "+", "COUNT", 1);
   const breakers = new Map((await ctx.db.select().from(gateTable)).map((g) => [g.gateway, g.breakerUntil]));
   const [open] = await ctx.db.execute<{ queued: number; sending: number; action_required: number; unknown: number; refunding: number; attention: number }>(sql`
     select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
       count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
-      count(*) filter (where state = 'refunding')::int as refunding, count(*) filter (where attention is not null)::int as attention
-    from payments where sale_id = ${sale.id}`);
+      count(*) filter (where state = 'refunding')::int as refunding,
+      (select count(*)::int from payments where sale_id = ${sale.id} and attention is not null) as attention
+    from payments where sale_id = ${sale.id} and state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`);
   const v = a.results;
   const gates = await Promise.all(
     [...ctx.gates.values()].map(async (g) => {
