@@ -1,8 +1,12 @@
-/** The only reader of process.env. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+/** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
 import { availableParallelism } from "node:os";
 import { z } from "zod";
 
 export class ConfigError extends Error {}
+
+export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
+/** No settings of an operator's: where a test wants this process to kill itself (crash.ts), and where an api process finds the mails that its parent receives in local mode. */
+export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 
 /** Settings of the stores that ALLOW_UNSAFE can name (safety.ts). */
 export const UNSAFE_NAMES = [

@@ -6,9 +6,11 @@
  *   sent      the other side has it, and may have done it; no answer was read
  *   answered  done, and nothing was made of the answer
  */
+import { told } from "./config.ts";
+
 export const PHASES = ["before", "sent", "answered"] as const;
 
-const asked = process.env.FUKUBUKURO_CRASH;
+const asked = told.crash;
 /** A call over HTTP or SMTP needs a connection first; stores are connected. */
 const SLOW_TO_SEND = /^(gateway|mail)\./;
 const CONNECT_MS = 12;

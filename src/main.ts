@@ -4,14 +4,14 @@ import { Command, InvalidArgumentError } from "commander";
 import { createSale } from "./admin.ts";
 import { CUSTOMER_ID, signShopperToken } from "./auth.ts";
 import { compose, type Service } from "./compose.ts";
-import { type Config, ConfigError, readConfig } from "./config.ts";
+import { type Config, ConfigError, readConfig, told } from "./config.ts";
 import { check, saleBody } from "./contract.ts";
 import { readMailbox } from "./local/mailbox.ts";
 import { StartError } from "./local/processes.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
 import { makeLog } from "./log.ts";
 import { Problem } from "./problem.ts";
-import { isApiProcess, mailsFolder, shareFigures, startApiProcesses } from "./processes.ts";
+import { isApiProcess, shareFigures, startApiProcesses } from "./processes.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
@@ -139,8 +139,8 @@ async function serve(): Promise<void> {
 
 /** One of several api processes: its parent has the stores, the loops and the terminal, and says when to stop. */
 async function serveApi(config: Config): Promise<void> {
-  const log = logOf(config, config.logLevel === undefined && mailsFolder() !== undefined);
-  const folder = mailsFolder();
+  const log = logOf(config, config.logLevel === undefined && told.mailsFolder !== undefined);
+  const folder = told.mailsFolder;
   const service = await compose(config, log, { mailbox: folder === undefined ? null : readMailbox(folder), alone: false });
   shareFigures(service.ctx.metrics);
   // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.

@@ -5,7 +5,7 @@
 import cluster, { type Worker } from "node:cluster";
 import type { Logger } from "pino";
 import { AggregatorRegistry, type Registry } from "prom-client";
-import { type Config, settingsFor } from "./config.ts";
+import { type Config, MAILS_FOLDER, settingsFor } from "./config.ts";
 import { StartError } from "./local/processes.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -15,16 +15,12 @@ const RESTART_MS = 500;
 const RESTART_MS_MAX = 10_000;
 const FIGURES_MS = 1_000;
 
-/** Where an api process finds the mails of local mode, which its parent receives. */
-const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
-
 type Figures = Awaited<ReturnType<Registry["getMetricsAsJSON"]>>;
 type ToParent = { ask: number } | { figures: Figures; of: number };
 type ToChild = { give: number } | { answer: number; text: string };
 
 /** Whether this process is one of the api processes that another one started. */
 export const isApiProcess = (): boolean => cluster.isWorker;
-export const mailsFolder = (): string | undefined => process.env[MAILS_FOLDER];
 
 export interface ApiProcesses {
   /** Tells each to drain, and waits until all have ended. */

@@ -297,6 +297,18 @@ describe("a journal entry of a newer version", () => {
   });
 });
 
+describe("a capture of long ago whose order was lost", () => {
+  it("is found by the walk over all captures, though no other look goes back so far", async () => {
+    const { saleId } = await saleWith(1);
+    const { row, sale } = await queued(saleId, "forgotten");
+    expect((await claimForSending(ctx().db, row.reference, sale.epoch, 60_000)).outcome).toBe("CLAIMED");
+    const hourAgo = new Date(Date.now() - 3_600_000);
+    await ctx().db.update(payments).set({ state: "captured", capturedAt: hourAgo, chargeId: "ch_long_ago" }).where(eq(payments.reference, row.reference));
+    expect((await reconcileOnce(ctx())).ordersRecorded).toBe(0);
+    expect((await reconcileOnce(ctx(), { walk: true })).ordersRecorded).toBe(1);
+  });
+});
+
 describe("rule J, for the mirror", () => {
   it("a hold that only its payment knew of is mirrored by the rebuild that brings it back", async () => {
     const { saleId } = await saleWith(1);

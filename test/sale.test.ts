@@ -300,6 +300,25 @@ describe("an operator", () => {
   });
 });
 
+describe("a mail", () => {
+  it("is sent although the process stays busy: putting it off has an end", async () => {
+    const saleId = await newSale();
+    let busy = true;
+    const keepBusy = () => {
+      for (const until = performance.now() + 20; performance.now() < until; );
+      if (busy) setImmediate(keepBusy);
+    };
+    const { s, id } = await held(saleId, "patient");
+    keepBusy();
+    try {
+      const orderId = (await s.confirm(id, { gateway: "cod" })).body.orderId as string;
+      await until("the mail", async () => (await world.mailbox.list()).some((m) => m.subject.includes(orderId)), 40_000);
+    } finally {
+      busy = false;
+    }
+  });
+});
+
 describe("a sale that is long over", () => {
   it("costs the stores next to nothing, however many there are, while an open one is looked after all the time", async () => {
     const days = (n: number) => new Date(Date.now() + n * 86_400_000).toISOString();

@@ -230,6 +230,23 @@ const DEFECTS: Defect[] = [
   one("a replay is a new reservation", "lua/reserve.lua", "  if h then\n", "  if h and h.state ~= 'h' then\n", "scripts", "REPLAYED"),
   one("a board is no lease", "lua/prelude.lua", "return book.told_out[sku] and 0 or have", "return have", "scripts", "is a lease"),
   one("a board refuses those who hold something", "src/board.ts", " || w.customers.has(customerId)", "", "rush", "refusing from memory"),
+  one("mails give way for ever", "src/workers.ts", "waited < MAIL_GIVES_WAY_MS;", "waited >= 0;", "sale", "stays busy"),
+  one(
+    "a sale of long ago is visited all the time",
+    "src/sales.ts",
+    "Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS",
+    "s.holdMs < 0",
+    "sale",
+    "long over",
+  ),
+  one(
+    "an old capture without an order is never found",
+    "src/recover/reconcile.ts",
+    "walk ? undefined : gt(payments.capturedAt, ago(RECENT_MS))",
+    "gt(payments.capturedAt, ago(RECENT_MS))",
+    "rules",
+    "capture of long ago",
+  ),
   one("an honoured capture is not followed", "src/recover/reconcile.ts", "    await followHonoured(ctx);\n", "", "rules", "late money"),
   one(
     "a late capture is left lying",
