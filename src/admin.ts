@@ -94,7 +94,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       ...who,
       method: "patch",
       path: "/v1/admin/sales/{saleId}",
-      summary: "Pause or resume reserving and paying, close, extend every live hold",
+      summary: "Pause or resume reserving and paying, close, extend every live hold; correct names and texts",
       body: contract.patchBody,
       answers: { 200: { description: "the sale", schema: contract.anyObject } },
     },
@@ -359,10 +359,8 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
   return { sale: (await ctx.sales.refresh(body.id)) as Sale, created };
 }
 
-type Patch = { reserving?: "on" | "off" | undefined; paying?: "on" | "off" | undefined; closesAt?: string | undefined; extendHoldsMs?: number | undefined };
-
 /** Postgres first, then Redis by version; a crash between is finished by reconcile. Hold clocks stop and shift on the sale's clock (lua/prelude.lua). */
-async function patchSale(ctx: Context, sale: Sale, patch: Patch): Promise<void> {
+async function patchSale(ctx: Context, sale: Sale, patch: contract.PatchBody): Promise<void> {
   const { nowMs } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, []));
   const row = await around("patch.row", () =>
     ctx.db.transaction(async (tx) => {
@@ -377,12 +375,22 @@ async function patchSale(ctx: Context, sale: Sale, patch: Patch): Promise<void> 
         pausedAtMs = 0;
       }
       shiftMs += patch.extendHoldsMs ?? 0;
+      for (const i of patch.items ?? []) {
+        const [named] = await tx
+          .update(items)
+          .set({ name: i.name })
+          .where(and(eq(items.saleId, sale.id), eq(items.sku, i.sku)))
+          .returning();
+        if (!named) throw invalid([{ path: "items", message: `this sale has no item ${i.sku}` }]);
+      }
       const [after] = await tx
         .update(sales)
         .set({
           ...{ pausedAtMs, shiftMs, version: before.version + 1 },
           ...(patch.reserving && { reserving: patch.reserving === "on" }),
           ...(patch.closesAt && { closesAt: new Date(patch.closesAt) }),
+          ...(patch.name !== undefined && { name: patch.name }),
+          details: { ...before.details, ...(patch.shop && { shop: patch.shop }), ...(patch.terms && { terms: patch.terms }) },
         })
         .where(eq(sales.id, sale.id))
         .returning();

@@ -66,6 +66,9 @@ export const termsBody = z
   .openapi("Terms", { description: "what the last step before paying must show (特定商取引法 第十二条の六), beside items, total and period" });
 export type Terms = z.infer<typeof termsBody>;
 
+const ITEMS_MAX = 1_000;
+const namedOnce = (items: Array<{ sku: string }>) => new Set(items.map((i) => i.sku)).size === items.length;
+
 export const saleBody = z
   .strictObject({
     id: name,
@@ -92,9 +95,9 @@ export const saleBody = z
         }),
       )
       .min(1)
-      .max(1000),
+      .max(ITEMS_MAX)
+      .refine(namedOnce, "a sku may be named once"),
   })
-  .refine((b) => new Set(b.items.map((i) => i.sku)).size === b.items.length, { path: ["items"], message: "a sku may be named once" })
   .refine((b) => Date.parse(b.closesAt) > Date.parse(b.opensAt), { path: ["closesAt"], message: "must be after opensAt" })
   .openapi("CreateSale");
 export type SaleBody = z.infer<typeof saleBody>;
@@ -105,9 +108,20 @@ export const patchBody = z
     paying: z.enum(["on", "off"]).optional(),
     closesAt: instant.optional(),
     extendHoldsMs: durationMs.min(1).max(86_400_000).optional(),
+    name: text(200).min(1).optional(),
+    shop: shopBody.optional(),
+    terms: termsBody.optional(),
+    items: z
+      .array(z.strictObject({ sku: name, name: text(200).min(1) }))
+      .min(1)
+      .max(ITEMS_MAX)
+      .refine(namedOnce, "a sku may be named once")
+      .optional()
+      .openapi({ description: "new names; orders keep the one they were made under" }),
   })
-  .refine((b) => Object.keys(b).length > 0, { message: "name at least one of reserving, paying, closesAt, extendHoldsMs" })
+  .refine((b) => Object.keys(b).length > 0, { message: "name at least one thing to change" })
   .openapi("PatchSale");
+export type PatchBody = z.infer<typeof patchBody>;
 
 export const topupBody = z
   .strictObject({

@@ -300,6 +300,33 @@ describe("an operator", () => {
   });
 });
 
+describe("a sale's names and texts", () => {
+  it("can be corrected while it runs; an order keeps the names it was made under", async () => {
+    const terms = { delivery: "In January" };
+    const settings = { shippingFee: 800, terms };
+    const saleId = await newSale(settings);
+    const buy = async (customer: string) => {
+      const { s, id } = await held(saleId, customer);
+      const orderId = (await s.confirm(id, { gateway: "cod" })).body.orderId as string;
+      await until("recorded", async () => (await s.order(orderId)).status === 200);
+      return async () => ((await s.order(orderId)).body as { lines?: Array<{ name: string }> }).lines?.[0]?.name;
+    };
+    const first = await buy("before");
+    const before = await first();
+    const shop = { name: "A shop", invoiceNumber: "T1234567890123" };
+    expect((await op.patch(saleId, { name: "New Year", shop, items: [{ sku: "bag", name: "Blue bag" }] })).status).toBe(200);
+    expect(await op.sale(saleId)).toMatchObject({ name: "New Year" });
+    const second = await buy("after");
+    expect([await first(), await second()]).toEqual([before, "Blue bag"]);
+    // What was not named stays, and the stock did not move.
+    expect((await api.service.ctx.sales.get(saleId))?.details).toMatchObject({ shop, terms });
+    expect(await booksBalance(saleId)).toMatchObject({ items: [{ granted: 10, free: 8, sold: 2 }] });
+    const refused = await op.patch(saleId, { name: "Never", items: [{ sku: "none", name: "None" }] });
+    expect(refused.status).toBe(422);
+    expect(await op.sale(saleId)).toMatchObject({ name: "New Year" });
+  });
+});
+
 describe("a mail", () => {
   it("is sent although the process stays busy: putting it off has an end", async () => {
     const saleId = await newSale();
