@@ -87,7 +87,7 @@ export function sentences(r: Results): string[] {
       `Scripts alone: ${Object.entries(p)
         .map(([batch, n]) => `${whole(n)}/s at ${batch} a call`)
         .join(", ")}; 128 a call is ${((p[128] ?? 0) / (p[1] ?? 1)).toFixed(1)} x one a call; ${Math.round(bytesPerHold)} bytes of Redis a live hold.`,
-      `Redis' own time a reservation: ${growth.map((g) => `${g.usec.toFixed(1)} us at ${whole(g.holds)} holds`).join(", ")} (x ${((growth.at(-1)?.usec ?? 0) / (growth[0]?.usec ?? 1)).toFixed(2)}); ${skus.map((g) => `${g.usec.toFixed(1)} us with ${g.skus} items`).join(", ")}.`,
+      `Redis' own time a reservation: ${growth.map((g) => `${g.usec.toFixed(1)} us at ${whole(g.holds)} holds`).join(", ")} (x ${growth.at(-1)?.times.toFixed(2)} that of a sale of ${whole(growth[0]?.holds ?? 0)}, by turns); ${skus.map((g) => `${g.usec.toFixed(1)} us with ${g.skus} items`).join(", ")}.`,
     );
   }
   if (r.persist) out.push(`persist alone: ${whole(r.persist.perSecond)} orders/s (${whole(r.persist.orders)} orders).`);

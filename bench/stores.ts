@@ -24,8 +24,9 @@ import { median, Wrong } from "./load.ts";
 const CALLERS = 8;
 const PER_BATCH_MAX = 128;
 const SAMPLES = 10;
-/** Reservations of which the time is taken. */
-const MEASURED = 128 * 10 * SAMPLES;
+/** Reservations of which the time is taken, each time. */
+const SAMPLE = 128 * 10;
+const FEW_HOLDS = 1_000;
 const skuOf = (i: number) => (i === 0 ? "bag" : `bag-${i}`);
 const log = pino({ level: "silent" });
 
@@ -34,8 +35,8 @@ export interface ScriptFigures {
   perSecond: Record<number, number>;
   /** Of Redis memory, the customer's count included, the journal not. */
   bytesPerHold: number;
-  /** Redis' own time per reservation, microseconds, at so many live holds. */
-  growth: Array<{ holds: number; usec: number }>;
+  /** Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand, measured by turns. */
+  growth: Array<{ holds: number; usec: number; times: number }>;
   skus: Array<{ skus: number; usec: number }>;
 }
 
@@ -74,16 +75,25 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
       await Promise.all(Array.from({ length: CALLERS }, caller));
       return amount / ((performance.now() - began) / 1000);
     }
-    /** Redis' own time a reservation, the median of some thousand at a time. */
-    async function usecPer(saleId: string, amount: number, skus = 1): Promise<number> {
-      const some: number[] = [];
+    /** Redis' own time a reservation, of some thousand more. */
+    async function usecOf(saleId: string, skus = 1): Promise<number> {
+      await redis.client.call("CONFIG", "RESETSTAT");
+      await reserve(saleId, SAMPLE, PER_BATCH_MAX, skus);
+      const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("commandstats"))?.[1];
+      return Number(usec) / SAMPLE;
+    }
+    /** The sale and a small one by turns: the machine is another one from minute to minute. */
+    async function growthAt(saleId: string): Promise<{ usec: number; times: number }> {
+      const [some, times]: [number[], number[]] = [[], []];
       for (let n = 0; n < SAMPLES; n++) {
-        await redis.client.call("CONFIG", "RESETSTAT");
-        await reserve(saleId, amount / SAMPLES, PER_BATCH_MAX, skus);
-        const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("commandstats"))?.[1];
-        some.push(Number(usec) / (amount / SAMPLES));
+        const small = await sale(1);
+        await reserve(small, FEW_HOLDS, PER_BATCH_MAX);
+        const few = await usecOf(small);
+        const usec = await usecOf(saleId);
+        some.push(usec);
+        times.push(usec / few);
       }
-      return median(some);
+      return { usec: median(some), times: median(times) };
     }
     const used = async () => Number(/used_memory:(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("memory"))?.[1]);
 
@@ -103,18 +113,23 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
     const grown = await sale(1);
     const growth: ScriptFigures["growth"] = [];
     let have = 0;
-    for (const holds of long ? [1_000, 50_000, 250_000, 1_000_000] : [1_000, 100_000]) {
+    for (const holds of long ? [FEW_HOLDS, 50_000, 250_000, 1_000_000] : [FEW_HOLDS, 100_000]) {
       await reserve(grown, holds - have, PER_BATCH_MAX);
       await redis.client.del(saleKeys(grown).journal);
-      const usec = await usecPer(grown, MEASURED);
-      have = holds + MEASURED;
-      growth.push({ holds, usec });
-      say(`${`  at ${holds.toLocaleString("en")} live holds`.padEnd(36)}${usec.toFixed(1).padStart(8)} us of Redis a reservation`);
+      const { usec, times } = await growthAt(grown);
+      have = holds + SAMPLES * SAMPLE;
+      growth.push({ holds, usec, times });
+      say(
+        `${`  at ${holds.toLocaleString("en")} live holds`.padEnd(36)}${usec.toFixed(1).padStart(8)} us of Redis a reservation, x ${times.toFixed(2)} a small sale's`,
+      );
     }
     await redis.client.flushall();
     const skus: ScriptFigures["skus"] = [];
     for (const n of long ? [1, 10, 100, 1000] : [1, 100]) {
-      const usec = await usecPer(await sale(n), MEASURED, n);
+      const saleId = await sale(n);
+      const some: number[] = [];
+      for (let i = 0; i < SAMPLES; i++) some.push(await usecOf(saleId, n));
+      const usec = median(some);
       skus.push({ skus: n, usec });
       say(`${`  with ${n} items`.padEnd(36)}${usec.toFixed(1).padStart(8)} us of Redis a reservation`);
     }
