@@ -12,7 +12,7 @@ import { deadLetters, items, payments, reservations, stockMoves } from "../src/s
 import { charge } from "../src/stages/charge.ts";
 import { followPayments } from "../src/stages/confirm.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { persistStage, recordOrders } from "../src/stages/persist.ts";
+import { type JournalEntry, mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */
@@ -294,6 +294,34 @@ describe("a journal entry of a newer version", () => {
     expect(await client.xlen(journal)).toBe(1);
     expect(await ctx().db.select().from(deadLetters).where(eq(deadLetters.saleId, saleId))).toEqual([]);
     expect(await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId))).toHaveLength(1);
+  });
+});
+
+describe("two workers at once", () => {
+  it("that mirror the same holds, or record the same orders, never wait for each other crosswise", async () => {
+    const { saleId, sale } = await saleWith(400);
+    const keys = Array.from({ length: 400 }, (_, i) => ctx().ids.reservationKey(sale.no, `both-${i}`, "k"));
+    const rows = keys.map((key, i) => {
+      const customerId = `both-${i}`;
+      const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
+      const ids = { reference: makeReference(Date.now()), saleId, reservationId: ctx().ids.reservationId(sale.no, customerId, key), reservationKey: key };
+      return { ...ids, customerId, gateway: "cod", tokenDigest: "", amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en", state: "queued" };
+    }) as Parameters<typeof insertPayments>[1];
+    await insertPayments(ctx().db, rows);
+    const references = rows.map((r) => r.reference);
+    // All at one instant, as a batch of cash on delivery is.
+    await ctx().db.update(payments).set({ state: "captured", claimed: true, capturedAt: new Date() }).where(eq(payments.saleId, saleId));
+    const entry = (seq: number, some: typeof rows): JournalEntry => ({
+      ...{ id: `${seq}-0`, epoch: sale.epoch, seq, atMs: Date.now() },
+      transitions: some.map((r) => ({ key: r.reservationKey, letter: "h", deadlineMs: 1, reference: "", lines: "bag:1", customerId: r.customerId })),
+    });
+    for (let round = 0; round < 6; round++) {
+      const there = entry(2 * round + 1, rows);
+      const back = entry(2 * round + 2, [...rows].reverse());
+      await Promise.all([there, back].map((e) => ctx().db.transaction((tx) => mirrorHolds(tx, saleId, [e]))));
+    }
+    const recorded = await Promise.all([references, [...references].reverse()].map((some) => ctx().db.transaction((tx) => recordOrders(tx, some))));
+    expect(recorded.reduce((a, b) => a + b, 0)).toBe(400);
   });
 });
 

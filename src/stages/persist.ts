@@ -46,7 +46,7 @@ export function parseEntry([id, fields]: RawEntry): JournalEntry {
 
 /**
  * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before (protocol-model, mirror out of
- * order).
+ * order). In order of key, as orders are in theirs, so that two workers never wait for each other crosswise.
  */
 export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[]): Promise<void> {
   // The last of each, since when it is held from the first. One plain literal: spread ones were 5 us of every row.
@@ -75,6 +75,7 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
     from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(key text, customer_id text, state text, lines text,
          reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
     where r.epoch >= (select epoch from epochs where sale_id = ${saleId})
+    order by r.key
     on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
            epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
     where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
@@ -98,7 +99,7 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
       insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
       select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
       from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
-      order by captured_at
+      order by captured_at, reference
       on conflict do nothing returning id, sale_id, reference
     ), paid as materialized (
       select o.id, o.sale_id, p.lines, p.language from recorded o join payments p using (reference)

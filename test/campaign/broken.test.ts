@@ -222,14 +222,15 @@ const DEFECTS: Defect[] = [
   one(
     "orders are inserted without looking for them",
     "src/stages/persist.ts",
-    "order by captured_at\n      on conflict do nothing returning",
-    "order by captured_at\n      returning",
+    "order by captured_at, reference\n      on conflict do nothing returning",
+    "order by captured_at, reference\n      returning",
     "crash",
     "killed around",
   ),
   one("a replay is a new reservation", "lua/reserve.lua", "  if h then\n", "  if h and h.state ~= 'h' then\n", "scripts", "REPLAYED"),
   one("a board is no lease", "lua/prelude.lua", "return book.told_out[sku] and 0 or have", "return have", "scripts", "is a lease"),
   one("a board refuses those who hold something", "src/board.ts", " || w.customers.has(customerId)", "", "rush", "refusing from memory"),
+  one("the mirror is written in any order", "src/stages/persist.ts", "    order by r.key\n", "", "rules", "crosswise"),
   one("mails give way for ever", "src/workers.ts", "waited < MAIL_GIVES_WAY_MS;", "waited >= 0;", "sale", "stays busy"),
   one(
     "a sale of long ago is visited all the time",
