@@ -414,3 +414,26 @@ describe("rule I, for the payment's row", () => {
     expect([id, key]).toBeTruthy();
   });
 });
+
+describe("a rebuild while a payment ends", () => {
+  it("counts the units and the payments of one moment: none is taken for claimed whose payment is read as declined", async () => {
+    const { saleId } = await saleWith(1);
+    const { row, sale } = await queued(saleId, "meanwhile");
+    expect((await claimForSending(ctx().db, row.reference, sale.epoch, 60_000)).outcome).toBe("CLAIMED");
+    await ctx().redis.client.flushall();
+    const client = postgres(world.databaseUrl, { max: 2, onnotice: () => {} });
+    let rebuilt: Promise<unknown> = Promise.resolve();
+    await client.begin(async (tx) => {
+      await tx`lock table payments in access exclusive mode`;
+      rebuilt = rebuildSale(ctx(), saleId);
+      // It has read the items, and waits for the payments.
+      await until("the rebuild to wait", async () => (await client`select 1 from pg_locks where relation = 'payments'::regclass and not granted`).length > 0);
+      await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined', ended_at = now(), check_at = null where reference = ${row.reference}`;
+      await tx`update items set claimed = claimed - 1 where sale_id = ${saleId}`;
+    });
+    await client.end();
+    await rebuilt;
+    // Its hold had not reached Postgres, so the unit is free.
+    expect((await op.sale(saleId)).items[0]).toMatchObject({ granted: 1, free: 1, held: 0, claimed: 0 });
+  });
+});

@@ -25,6 +25,7 @@ const LEASE_MS = 3_000;
 const LOOK_AGAIN_MS = 200;
 const WAIT_MS_MAX = 10_000;
 const CUSTOMER_KEYS_MAX = 50;
+const READINGS_MAX = 50;
 /** Postgres takes 65,535 parameters a statement. */
 const MIRROR_ROWS_MAX = 1_000;
 
@@ -75,11 +76,8 @@ async function drain(ctx: Context, saleId: string): Promise<number> {
   }
 }
 
-/**
- * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings the mirror in line with
- * what was decided from payments and orders.
- */
-async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instance): Promise<{ image: InstallImage; dropped: number }> {
+/** Everything that an image is made of. Each statement sees its own moment; `steadyRows` makes one of them. */
+async function rowsOf(tx: Tx, saleId: string) {
   const [sale] = await tx.select().from(sales).where(eq(sales.id, saleId));
   if (!sale) throw new Error(`no sale ${saleId}`);
   const itemRows = await tx.select().from(items).where(eq(items.saleId, saleId)).orderBy(items.position);
@@ -94,6 +92,28 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     .from(stockMoves)
     .where(and(eq(stockMoves.saleId, saleId), inArray(stockMoves.state, ["granted", "done"])));
   const [position] = await tx.select().from(journalPositions).where(eq(journalPositions.saleId, saleId));
+  return { sale, itemRows, mirrored, live, orderRows, moves, position };
+}
+
+/**
+ * The same of one moment. The epoch is locked, so nothing is claimed or taken away meanwhile; what still happens is that units are un-claimed or
+ * added, and either shows in the items: read until they stand still.
+ */
+async function steadyRows(tx: Tx, saleId: string) {
+  for (let reading = 1; ; reading++) {
+    const rows = await rowsOf(tx, saleId);
+    const after = await tx.select().from(items).where(eq(items.saleId, saleId)).orderBy(items.position);
+    if (JSON.stringify(after) === JSON.stringify(rows.itemRows)) return rows;
+    if (reading === READINGS_MAX) throw new Unavailable(`the items of ${saleId} do not stand still`, 1000);
+  }
+}
+
+/**
+ * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings the mirror in line with
+ * what was decided from payments and orders.
+ */
+async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instance): Promise<{ image: InstallImage; dropped: number }> {
+  const { sale, itemRows, mirrored, live, orderRows, moves, position } = await steadyRows(tx, saleId);
 
   const holds = new Map<string, Hold>();
   const claimedKeys = new Set<string>();
