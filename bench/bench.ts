@@ -20,7 +20,10 @@ const program = new Command("bench")
   .description(
     "Runs sales under load and prints their figures beside their floors. Without --url a private stack is started and stopped again.\nWrites JSON and a page with charts to bench/results/. Exit code 1 when an answer or a book was wrong.",
   )
-  .option("--url <url>", "a running service instead of a private stack; needs --secret and --admin; without the floors in its stores")
+  .option(
+    "--url <url>",
+    "a running service instead of a private stack; needs --secret and --admin; without the floors in its stores",
+  )
   .option("--secret <secret>", "its SHOPPER_TOKEN_SECRET")
   .option("--admin <token>", "its ADMIN_TOKEN")
   .option("--rounds <n>", "rounds, of which the medians are printed", number, 3)
@@ -68,21 +71,34 @@ function version(command: string, args: string[]): string {
 const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}, ${version("redis-server", ["--version"])}`;
 
 /** The one with the median rate. */
-const middle = <T extends { perSecond: number }>(all: T[]): T => [...all].sort((a, b) => a.perSecond - b.perSecond)[Math.floor(all.length / 2)] as T;
+const middle = <T extends { perSecond: number }>(all: T[]): T =>
+  [...all].sort((a, b) => a.perSecond - b.perSecond)[Math.floor(all.length / 2)] as T;
 
 async function measure(target: Target, results: Results): Promise<void> {
   const stops: Array<() => Promise<unknown>> = [];
   const note = (name: string, f: Figures) => {
     const { perSecond, p50, p99, statuses } = f;
     results.rows[name] = [...(results.rows[name] ?? []), { perSecond, p50, p99, statuses }];
-    say(`  ${name.padEnd(34)} ${Math.round(perSecond).toLocaleString("en").padStart(8)}/s   p50 ${p50} ms   p99 ${p99} ms`);
+    say(
+      `  ${name.padEnd(34)} ${Math.round(perSecond).toLocaleString("en").padStart(8)}/s   p50 ${p50} ms   p99 ${p99} ms`,
+    );
   };
   try {
     const floors = await Promise.all([startFloor("hono", target.stores), startFloor("node", target.stores)]);
     stops.push(...floors.map((f) => f.stop));
     say("Making tokens ...");
-    const tokens = Array.from({ length: Math.max(o.requests, o.orders) }, (_, i) => signShopperToken(target.secret, `bench-${i}`, 6 * 3_600_000));
-    const w: World = { target, op: operatorOf(target), floor: floors[0].url, nodeFloor: floors[1].url, tokens, o, note };
+    const tokens = Array.from({ length: Math.max(o.requests, o.orders) }, (_, i) =>
+      signShopperToken(target.secret, `bench-${i}`, 6 * 3_600_000),
+    );
+    const w: World = {
+      target,
+      op: operatorOf(target),
+      floor: floors[0].url,
+      nodeFloor: floors[1].url,
+      tokens,
+      o,
+      note,
+    };
     // All sides warm: the first thousands of requests are compiled while they run.
     const warm = await w.op.makeSale(1_000_000);
     const warming = { amount: Math.min(5_000, o.requests), connections: o.connections };
@@ -95,7 +111,11 @@ async function measure(target: Target, results: Results): Promise<void> {
       }
     }
     if (only.has("held")) await heldRate(w);
-    if (only.has("opening")) results.opening = await opening(w, median((results.rows["refused: not open yet"] ?? []).map((f) => f.perSecond)) || 6_000);
+    if (only.has("opening"))
+      results.opening = await opening(
+        w,
+        median((results.rows["refused: not open yet"] ?? []).map((f) => f.perSecond)) || 6_000,
+      );
     if (only.has("overload")) results.overload = await overload(w);
     if (only.has("checkout")) {
       const cod = [];
@@ -104,7 +124,10 @@ async function measure(target: Target, results: Results): Promise<void> {
       if (target.stores) {
         const slow = await checkout(w, "sandbox", SLOW_GATEWAY.orders);
         results.checkouts.push(slow);
-        results.slowGateway = { perSecond: slow.perSecond, floorPerSecond: (SLOW_GATEWAY.limit * 1000) / SLOW_GATEWAY.meanMs };
+        results.slowGateway = {
+          perSecond: slow.perSecond,
+          floorPerSecond: (SLOW_GATEWAY.limit * 1000) / SLOW_GATEWAY.meanMs,
+        };
       }
     }
     if (only.has("stores") && target.stores) {
@@ -121,9 +144,17 @@ async function measure(target: Target, results: Results): Promise<void> {
 async function run(processes: number): Promise<Results> {
   if (!o.url) say(`Starting a private stack (${processes} api process${processes > 1 ? "es" : ""}) ...`);
   const none = { stop: async () => {} };
-  const target: Target = o.url ? { url: o.url, secret: o.secret ?? "", admin: o.admin ?? "", ...none } : await privateStack(processes);
+  const target: Target = o.url
+    ? { url: o.url, secret: o.secret ?? "", admin: o.admin ?? "", ...none }
+    : await privateStack(processes);
   const { secret: _s, admin: _a, ...options } = o;
-  const results: Results = { at: new Date().toISOString(), machine, options: { ...options, processes }, rows: {}, checkouts: [] };
+  const results: Results = {
+    at: new Date().toISOString(),
+    machine,
+    options: { ...options, processes },
+    rows: {},
+    checkouts: [],
+  };
   try {
     await measure(target, results);
   } finally {
@@ -131,11 +162,14 @@ async function run(processes: number): Promise<Results> {
   }
   const folder = new URL("./results/", import.meta.url);
   await mkdir(folder, { recursive: true });
-  const file = (ending: string) => new URL(`${results.at.replace(/[:.]/g, "-")}${processes > 1 ? `-${processes}` : ""}.${ending}`, folder);
+  const file = (ending: string) =>
+    new URL(`${results.at.replace(/[:.]/g, "-")}${processes > 1 ? `-${processes}` : ""}.${ending}`, folder);
   await writeFile(file("json"), JSON.stringify(results, null, 2));
   await writeFile(file("html"), page(results));
   show(results);
-  console.log("\nNothing was oversold: every answer was the expected one, and the books of every scenario's sale balanced.");
+  console.log(
+    "\nNothing was oversold: every answer was the expected one, and the books of every scenario's sale balanced.",
+  );
   console.log(`Figures: ${fileURLToPath(file("json"))}\nCharts:  ${fileURLToPath(file("html"))}`);
   return results;
 }

@@ -10,7 +10,13 @@ import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
 
-const SERVER = { headersTimeout: 5_000, requestTimeout: 10_000, connectionsCheckingInterval: 500, keepAliveTimeout: 10_000, maxHeaderSize: 8_192 };
+const SERVER = {
+  headersTimeout: 5_000,
+  requestTimeout: 10_000,
+  connectionsCheckingInterval: 500,
+  keepAliveTimeout: 10_000,
+  maxHeaderSize: 8_192,
+};
 const HEADERS = {
   "content-type": "application/json",
   "x-content-type-options": "nosniff",
@@ -30,7 +36,16 @@ const HELD = {
   serverTime: now,
 };
 const SALE = {
-  ...{ id: "bench-xxxxxxxx", name: "Bench", status: "open", opensAt: now, closesAt: now, serverTime: now, currency: "JPY", holdMs: 3_600_000 },
+  ...{
+    id: "bench-xxxxxxxx",
+    name: "Bench",
+    status: "open",
+    opensAt: now,
+    closesAt: now,
+    serverTime: now,
+    currency: "JPY",
+    holdMs: 3_600_000,
+  },
   ...{ maxUnitsPerCustomer: 100, gateways: ["cod"], shippingFee: 0, nextReleaseAt: null },
   items: [{ sku: "bag", name: "Bag", unitPrice: 10_000, availability: "available", free: 10_000_000 }],
 };
@@ -46,9 +61,20 @@ async function hono(): Promise<void> {
   const app = new Hono();
   app.post("/echo", async (c) => {
     const body = (await c.req.json()) as Lines;
-    return c.body(JSON.stringify({ ...HELD, lines: body.lines }), 201, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
+    return c.body(JSON.stringify({ ...HELD, lines: body.lines }), 201, {
+      ...HEADERS,
+      location: LOCATION,
+      "x-request-id": requestId(),
+    });
   });
-  app.get("/sale", (c) => c.body(JSON.stringify(SALE), 200, { ...HEADERS, "cache-control": "public, max-age=1", etag: '"x"', "x-request-id": requestId() }));
+  app.get("/sale", (c) =>
+    c.body(JSON.stringify(SALE), 200, {
+      ...HEADERS,
+      "cache-control": "public, max-age=1",
+      etag: '"x"',
+      "x-request-id": requestId(),
+    }),
+  );
   if (process.env.FLOOR_REDIS_URL) {
     const redis = new Redis(process.env.FLOOR_REDIS_URL, { enableAutoPipelining: false });
     redis.defineCommand("bench_reserve", { numberOfKeys: 2, lua: RESERVE });
@@ -57,8 +83,18 @@ async function hono(): Promise<void> {
     app.post("/evalsha", async (c) => {
       const { lines } = (await c.req.json()) as Lines;
       const [line] = lines as [Lines["lines"][0]];
-      await call.bench_reserve("bench:{floor}:free", "bench:{floor}:holds", line.sku, line.quantity, c.req.header("idempotency-key") ?? "");
-      return c.body(JSON.stringify({ ...HELD, lines }), 201, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
+      await call.bench_reserve(
+        "bench:{floor}:free",
+        "bench:{floor}:holds",
+        line.sku,
+        line.quantity,
+        c.req.header("idempotency-key") ?? "",
+      );
+      return c.body(JSON.stringify({ ...HELD, lines }), 201, {
+        ...HEADERS,
+        location: LOCATION,
+        "x-request-id": requestId(),
+      });
     });
   }
   if (process.env.FLOOR_DATABASE_URL) {
@@ -72,15 +108,22 @@ async function hono(): Promise<void> {
       const { lines } = (await c.req.json()) as Lines;
       const [line] = lines as [Lines["lines"][0]];
       const held = await sql.begin(async (tx) => {
-        const changed = await tx`update bench_floor.stock set free = free - ${line.quantity} where sku = ${line.sku} and free >= ${line.quantity}`;
+        const changed =
+          await tx`update bench_floor.stock set free = free - ${line.quantity} where sku = ${line.sku} and free >= ${line.quantity}`;
         if (changed.count === 0) return false;
         await tx`insert into bench_floor.holds values (${nanoid()}, ${line.sku}, ${line.quantity}, 'c', now() + interval '10 minutes')`;
         return true;
       });
-      return c.body(JSON.stringify({ ...HELD, lines }), held ? 201 : 409, { ...HEADERS, location: LOCATION, "x-request-id": requestId() });
+      return c.body(JSON.stringify({ ...HELD, lines }), held ? 201 : 409, {
+        ...HEADERS,
+        location: LOCATION,
+        "x-request-id": requestId(),
+      });
     });
   }
-  serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1", serverOptions: SERVER }, (info) => console.log(`http://127.0.0.1:${info.port}`));
+  serve({ fetch: app.fetch, port: 0, hostname: "127.0.0.1", serverOptions: SERVER }, (info) =>
+    console.log(`http://127.0.0.1:${info.port}`),
+  );
 }
 
 function node(): void {
@@ -90,7 +133,12 @@ function node(): void {
     incoming.on("end", () => {
       const { lines } = JSON.parse(Buffer.concat(chunks).toString("utf8")) as Lines;
       const body = JSON.stringify({ ...HELD, lines });
-      outgoing.writeHead(201, { ...HEADERS, location: LOCATION, "x-request-id": requestId(), "content-length": Buffer.byteLength(body) });
+      outgoing.writeHead(201, {
+        ...HEADERS,
+        location: LOCATION,
+        "x-request-id": requestId(),
+        "content-length": Buffer.byteLength(body),
+      });
       outgoing.end(body);
     });
   });

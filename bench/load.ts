@@ -23,7 +23,8 @@ export interface Request {
 }
 
 /** So many requests are really sent: every connection the same number. */
-export const sent = (amount: number, connections: number) => Math.floor(amount / Math.min(connections, amount)) * Math.min(connections, amount);
+export const sent = (amount: number, connections: number) =>
+  Math.floor(amount / Math.min(connections, amount)) * Math.min(connections, amount);
 
 export async function load(
   url: string,
@@ -46,7 +47,9 @@ export async function load(
     ...(o.rate && { overallRate: o.rate }),
     setupClient(client) {
       const from = connection++ * perConnection;
-      client.setRequests(Array.from({ length: perConnection / each }, (_, i) => request(from / each + i)).flat() as autocannon.Request[]);
+      client.setRequests(
+        Array.from({ length: perConnection / each }, (_, i) => request(from / each + i)).flat() as autocannon.Request[],
+      );
       client.on("response", (status: number) => {
         lastAt = performance.now();
         if (firstAt === 0) [firstAt, firstAtMs] = [lastAt, Date.now()];
@@ -58,7 +61,9 @@ export async function load(
       });
     },
   });
-  const statuses = Object.fromEntries(Object.entries(result.statusCodeStats ?? {}).map(([status, s]) => [status, (s as { count: number }).count]));
+  const statuses = Object.fromEntries(
+    Object.entries(result.statusCodeStats ?? {}).map(([status, s]) => [status, (s as { count: number }).count]),
+  );
   return {
     perSecond: (perConnection * connections) / ((lastAt - firstAt) / 1000),
     p50: result.latency.p50,
@@ -69,7 +74,8 @@ export async function load(
   };
 }
 
-export const median = (numbers: number[]): number => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
+export const median = (numbers: number[]): number =>
+  [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
 
 /** A figure that must not be published: an answer or a book was not what it had to be. */
 export class Wrong extends Error {}

@@ -19,7 +19,10 @@ async function watchHealth(url: string): Promise<() => Promise<number>> {
   const asking = new Promise<string>((resolve) => {
     asks = resolve;
   });
-  const watch = startGuarded("health", [...programOf(new URL("./health.ts", import.meta.url)), url], { signal: "TERM", onLine: asks });
+  const watch = startGuarded("health", [...programOf(new URL("./health.ts", import.meta.url)), url], {
+    signal: "TERM",
+    onLine: asks,
+  });
   await Promise.race([asking, watch.endedEarly]);
   return async () => {
     await watch.stop();
@@ -32,9 +35,14 @@ export async function overload(w: World): Promise<Overload> {
   const good = (statuses: Record<string, number>) => statuses["201"] ?? 0;
   const storm = async (connections: number) => {
     const saleId = await op.makeSale(10_000_000);
-    const f = await load(target.url, { amount: o.requests, connections }, post(w, `/v1/sales/${saleId}/reservations`, `x${connections}`));
+    const f = await load(
+      target.url,
+      { amount: o.requests, connections },
+      post(w, `/v1/sales/${saleId}/reservations`, `x${connections}`),
+    );
     const { 201: held = 0, 503: shed = 0, ...other } = f.statuses as Record<number, number>;
-    if (Object.keys(other).length > 0 || held + shed !== sent(o.requests, connections)) throw new Wrong(`overload: answers were ${JSON.stringify(f.statuses)}`);
+    if (Object.keys(other).length > 0 || held + shed !== sent(o.requests, connections))
+      throw new Wrong(`overload: answers were ${JSON.stringify(f.statuses)}`);
     await op.checkBooks(saleId, { held });
     return { f, goodput: f.perSecond * (good(f.statuses) / (held + shed)) };
   };
@@ -53,7 +61,11 @@ export async function overload(w: World): Promise<Overload> {
   let backAfterMs: number | null = null;
   while (backAfterMs === null && performance.now() - over < 10_000) {
     const saleId = await op.makeSale(1_000_000);
-    const { p50 } = await load(target.url, { amount: 4_000, connections: o.connections }, post(w, `/v1/sales/${saleId}/reservations`, `b${over}`));
+    const { p50 } = await load(
+      target.url,
+      { amount: 4_000, connections: o.connections },
+      post(w, `/v1/sales/${saleId}/reservations`, `b${over}`),
+    );
     if (p50 <= normal.p50 * 1.5) backAfterMs = Math.round(performance.now() - over);
   }
   const growths = rss.slice(1).map((bytes, n) => bytes / (rss[n] as number));

@@ -41,7 +41,13 @@ const GET = "Hono answer, GET (floor)";
 export const ROW_LOCK = "Postgres row lock (floor)";
 /** Which floor a scenario stands beside: the one that takes and answers the same. */
 const floorOf = (name: string): string | null =>
-  /held at/.test(name) || /^(the opening|reserve and confirm)/.test(name) ? null : name === ECHO || name === GET ? null : name === "GET sale" ? GET : ECHO;
+  /held at/.test(name) || /^(the opening|reserve and confirm)/.test(name)
+    ? null
+    : name === ECHO || name === GET
+      ? null
+      : name === "GET sale"
+        ? GET
+        : ECHO;
 
 /** Medians over the rounds; ratios are medians of each round's own ratio, since machines change their speed between rounds. */
 export function rowsOf(r: Pick<Results, "rows">): Row[] {
@@ -49,7 +55,14 @@ export function rowsOf(r: Pick<Results, "rows">): Row[] {
     const floor = floorOf(name);
     const floors = floor ? r.rows[floor] : undefined;
     const ratio = floors ? median(all.map((f, i) => f.perSecond / (floors[i]?.perSecond ?? Number.NaN))) : null;
-    return { name, perSecond: median(all.map((f) => f.perSecond)), p50: median(all.map((f) => f.p50)), p99: median(all.map((f) => f.p99)), floor, ratio };
+    return {
+      name,
+      perSecond: median(all.map((f) => f.perSecond)),
+      p50: median(all.map((f) => f.p50)),
+      p99: median(all.map((f) => f.p99)),
+      floor,
+      ratio,
+    };
   });
 }
 
@@ -62,7 +75,11 @@ export function table(r: Results): string {
     const lock = rowLock && x.ratio !== null ? (x.perSecond / rowLock).toFixed(1) : "";
     return `| ${x.name} | ${whole(x.perSecond)} | ${x.p50} | ${x.p99} | ${x.ratio === null ? "" : x.ratio.toFixed(2)} | ${lock} |`;
   });
-  return ["| scenario | per second | p50 ms | p99 ms | x its floor | x row lock |", "|---|---|---|---|---|---|", ...lines].join("\n");
+  return [
+    "| scenario | per second | p50 ms | p99 ms | x its floor | x row lock |",
+    "|---|---|---|---|---|---|",
+    ...lines,
+  ].join("\n");
 }
 
 export function sentences(r: Results): string[] {
@@ -86,7 +103,9 @@ export function sentences(r: Results): string[] {
     out.push(
       `Scripts alone: ${Object.entries(p)
         .map(([batch, n]) => `${whole(n)}/s at ${batch} a call`)
-        .join(", ")}; 128 a call is ${((p[128] ?? 0) / (p[1] ?? 1)).toFixed(1)} x one a call; ${Math.round(bytesPerHold)} bytes of Redis a live hold.`,
+        .join(
+          ", ",
+        )}; 128 a call is ${((p[128] ?? 0) / (p[1] ?? 1)).toFixed(1)} x one a call; ${Math.round(bytesPerHold)} bytes of Redis a live hold.`,
       `Redis' own time a reservation: ${growth.map((g) => `${g.usec.toFixed(1)} us at ${whole(g.holds)} holds`).join(", ")} (x ${growth.at(-1)?.times.toFixed(2)} that of a sale of ${whole(growth[0]?.holds ?? 0)}, by turns); ${skus.map((g) => `${g.usec.toFixed(1)} us with ${g.skus} items`).join(", ")}.`,
     );
   }
@@ -107,7 +126,9 @@ export function compare(now: Results, old: Results): string {
     const b = before.get(r.name);
     if (!b) return [];
     const ratios = r.ratio === null || b.ratio === null ? "" : `${b.ratio.toFixed(2)} -> ${r.ratio.toFixed(2)}`;
-    return [`| ${r.name} | ${whole(b.perSecond)} | ${whole(r.perSecond)} | ${(r.perSecond / b.perSecond).toFixed(2)} | ${ratios} |`];
+    return [
+      `| ${r.name} | ${whole(b.perSecond)} | ${whole(r.perSecond)} | ${(r.perSecond / b.perSecond).toFixed(2)} | ${ratios} |`,
+    ];
   });
   return [`| scenario | ${old.at} | ${now.at} | x | x its floor |`, "|---|---|---|---|---|", ...lines].join("\n");
 }

@@ -38,8 +38,12 @@ async function checkReplays(w: World, saleId: string, key: string, requests: num
   for (let n = 0; n < REPLAYS; n++) {
     const i = Math.floor(Math.random() * requests);
     const client = makeClient({ baseUrl: w.target.url, token: w.tokens[i % w.tokens.length] as string });
-    const again = await client.reserve(saleId, { ...(JSON.parse(LINES) as { lines: Line[] }), idempotencyKey: `${key}-${i}` });
-    if (!again.replayed || again.status !== "held") throw new Wrong(`request ${i} of ${saleId} was granted, and repeated it is ${JSON.stringify(again)}`);
+    const again = await client.reserve(saleId, {
+      ...(JSON.parse(LINES) as { lines: Line[] }),
+      idempotencyKey: `${key}-${i}`,
+    });
+    if (!again.replayed || again.status !== "held")
+      throw new Wrong(`request ${i} of ${saleId} was granted, and repeated it is ${JSON.stringify(again)}`);
   }
 }
 
@@ -126,23 +130,31 @@ export async function opening(w: World, perSecond: number): Promise<Opening> {
   for (let n = 1; ; n++) {
     const opensAt = Date.now() + opensInMs;
     const saleId = await w.op.makeSale(stock, { opensAt: new Date(opensAt).toISOString() });
-    const f = await load(w.target.url, { amount, connections: w.o.connections, timeline: true }, post(w, reservations(saleId), `o${n}`));
+    const f = await load(
+      w.target.url,
+      { amount, connections: w.o.connections, timeline: true },
+      post(w, reservations(saleId), `o${n}`),
+    );
     const { 403: early = 0, 201: granted = 0, 409: refused = 0, ...other } = f.statuses as Record<number, number>;
-    if (Object.keys(other).length > 0 || granted > stock) throw new Wrong(`opening: ${JSON.stringify(f.statuses)} for a stock of ${stock}`);
+    if (Object.keys(other).length > 0 || granted > stock)
+      throw new Wrong(`opening: ${JSON.stringify(f.statuses)} for a stock of ${stock}`);
     const timeline = f.timeline ?? [];
     const openTenth = (opensAt - f.firstAtMs) / 100;
     // The storm has to begin before the opening and to outlive its first second; else once more, better aimed.
     if (early === 0 || openTenth + 11 > timeline.length) {
-      if (n === OPENING_TRIES) throw new Error(`the storm of ${amount} requests does not span the opening: use more --requests`);
+      if (n === OPENING_TRIES)
+        throw new Error(`the storm of ${amount} requests does not span the opening: use more --requests`);
       opensInMs += (timeline.length * 40 - openTenth * 100) | 0;
       continue;
     }
     if (granted !== stock) throw new Wrong(`opening: ${granted} of ${stock} granted`);
     const first = timeline.findIndex((t) => (t[201] ?? 0) > 0);
-    if (first + 1 < openTenth) throw new Wrong(`opening: granted in tenth ${first}, the sale opened in tenth ${openTenth.toFixed(1)}`);
+    if (first + 1 < openTenth)
+      throw new Wrong(`opening: granted in tenth ${first}, the sale opened in tenth ${openTenth.toFixed(1)}`);
     await w.op.checkBooks(saleId, { held: stock });
     w.note("the opening, storm and first second", f);
-    const sum = (from: number, to: number) => timeline.slice(Math.floor(from), Math.floor(to)).reduce((all, t) => all + total(t), 0);
+    const sum = (from: number, to: number) =>
+      timeline.slice(Math.floor(from), Math.floor(to)).reduce((all, t) => all + total(t), 0);
     const last = timeline.findLastIndex((t) => (t[201] ?? 0) > 0);
     return {
       stock,
@@ -200,7 +212,8 @@ export async function checkout(w: World, gateway: "cod" | "sandbox", orders: num
   expectStatuses(`checkout by ${gateway}`, f, { 201: amount, 202: amount });
   for (let recorded = 0; recorded < amount; ) {
     recorded = (await op.call<{ items: Array<{ sold: number }> }>("GET", `/sales/${saleId}`)).items[0]?.sold ?? 0;
-    if (performance.now() - began > 180_000) throw new Wrong(`only ${recorded} of ${amount} orders were recorded in three minutes`);
+    if (performance.now() - began > 180_000)
+      throw new Wrong(`only ${recorded} of ${amount} orders were recorded in three minutes`);
     if (recorded < amount) await new Promise((resolve) => setTimeout(resolve, 50));
   }
   await op.checkBooks(saleId, { sold: amount, held: 0 });
@@ -214,11 +227,11 @@ export async function checkout(w: World, gateway: "cod" | "sandbox", orders: num
 async function timesOf(op: Operator, saleId: string): Promise<Array<{ confirmedAt: number; recordedAt: number }>> {
   const times: Array<{ confirmedAt: number; recordedAt: number }> = [];
   for (let cursor: string | null = ""; cursor !== null; ) {
-    const page: { orders: Array<{ confirmedAt: string; recordedAt: string }>; nextCursor: string | null } = await op.call(
-      "GET",
-      `/orders?saleId=${saleId}&limit=200${cursor && `&cursor=${cursor}`}`,
+    const page: { orders: Array<{ confirmedAt: string; recordedAt: string }>; nextCursor: string | null } =
+      await op.call("GET", `/orders?saleId=${saleId}&limit=200${cursor && `&cursor=${cursor}`}`);
+    times.push(
+      ...page.orders.map((x) => ({ confirmedAt: Date.parse(x.confirmedAt), recordedAt: Date.parse(x.recordedAt) })),
     );
-    times.push(...page.orders.map((x) => ({ confirmedAt: Date.parse(x.confirmedAt), recordedAt: Date.parse(x.recordedAt) })));
     cursor = page.nextCursor;
   }
   return times;

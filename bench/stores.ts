@@ -48,12 +48,30 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
   try {
     const { runId } = await redis.ready(10_000);
     const scripts = makeScripts(redis);
-    const settings = { shift: 0, pausedAt: 0, opensAt: 0, closesAt: 9e12, holdMs: 3_600_000, limit: 100, reserving: 1, version: 1 };
+    const settings = {
+      shift: 0,
+      pausedAt: 0,
+      opensAt: 0,
+      closesAt: 9e12,
+      holdMs: 3_600_000,
+      limit: 100,
+      reserving: 1,
+      version: 1,
+    };
     let sales = 0;
     async function sale(skus: number) {
       const saleId = `s${++sales}`;
       const free = new Map(Array.from({ length: skus }, (_, i) => [skuOf(i), 1_000_000_000]));
-      await scripts.install(saleId, { epoch: 1, seq: 0, runId, settings, free, holds: [], customers: new Map(), moves: [] });
+      await scripts.install(saleId, {
+        epoch: 1,
+        seq: 0,
+        runId,
+        settings,
+        free,
+        holds: [],
+        customers: new Map(),
+        moves: [],
+      });
       return saleId;
     }
     let made = 0;
@@ -68,8 +86,13 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
             const i = ++made;
             return { key: i.toString(36).padStart(22, "0"), customerId: `shopper-${i}`, lines: `${skuOf(i % skus)}:1` };
           });
-          const { results } = await scripts.reserve({ saleId, epoch: 1, seqMin: 0, notAfterMs: 0 }, { sweepMax: 0, journalMax: 1_000_000 }, requests);
-          if (results.some((r) => r.outcome !== "HELD")) throw new Wrong("a reservation of the scripts alone was refused");
+          const { results } = await scripts.reserve(
+            { saleId, epoch: 1, seqMin: 0, notAfterMs: 0 },
+            { sweepMax: 0, journalMax: 1_000_000 },
+            requests,
+          );
+          if (results.some((r) => r.outcome !== "HELD"))
+            throw new Wrong("a reservation of the scripts alone was refused");
         }
       }
       await Promise.all(Array.from({ length: CALLERS }, caller));
@@ -79,7 +102,9 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
     async function usecOf(saleId: string, skus = 1): Promise<number> {
       await redis.client.call("CONFIG", "RESETSTAT");
       await reserve(saleId, SAMPLE, PER_BATCH_MAX, skus);
-      const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("commandstats"))?.[1];
+      const usec = /cmdstat_evalsha:calls=\d+,usec=(\d+)/.exec(
+        await (redis.client as { info(s: string): Promise<string> }).info("commandstats"),
+      )?.[1];
       return Number(usec) / SAMPLE;
     }
     /** The sale and a small one by turns: the machine is another one from minute to minute. */
@@ -95,12 +120,17 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
       }
       return { usec: median(some), times: median(times) };
     }
-    const used = async () => Number(/used_memory:(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("memory"))?.[1]);
+    const used = async () =>
+      Number(
+        /used_memory:(\d+)/.exec(await (redis.client as { info(s: string): Promise<string> }).info("memory"))?.[1],
+      );
 
     const perSecond: Record<number, number> = {};
     for (const batch of [1, 16, PER_BATCH_MAX]) {
       perSecond[batch] = await reserve(await sale(1), batch === 1 ? 20_000 : 60_000, batch);
-      say(`${`  scripts alone, ${batch} a call`.padEnd(36)}${Math.round(perSecond[batch]).toLocaleString("en").padStart(8)}/s`);
+      say(
+        `${`  scripts alone, ${batch} a call`.padEnd(36)}${Math.round(perSecond[batch]).toLocaleString("en").padStart(8)}/s`,
+      );
     }
     await redis.client.flushall();
     const memorySale = await sale(1);
@@ -157,24 +187,44 @@ export async function persistFigures(databaseUrl: string, orders: number): Promi
   await admin.unsafe(`create database ${name}`);
   const url = new URL(databaseUrl);
   url.pathname = `/${name}`;
-  const env = { REDIS_URL: server.url, DATABASE_URL: url.href, GATEWAYS: "cod", ROLE: "api", SHOPPER_TOKEN_SECRET: "not used by persist" };
+  const env = {
+    REDIS_URL: server.url,
+    DATABASE_URL: url.href,
+    GATEWAYS: "cod",
+    ROLE: "api",
+    SHOPPER_TOKEN_SECRET: "not used by persist",
+  };
   const service = await compose(readConfig(env), log);
   try {
     const { ctx } = service;
     await ctx.redis.ready(5_000);
     const opensAt = new Date(Date.now() - 1000).toISOString();
     const { sale } = await createSale(ctx, {
-      ...{ id: "persist", name: "Persist", currency: "JPY", holdMs: 3_600_000, maxUnitsPerCustomer: 10, gateways: ["cod"], opensAt },
-      ...{ closesAt: new Date(Date.now() + 86_400_000).toISOString(), items: [{ sku: "bag", name: "Bag", unitPrice: 100, stock: orders }] },
+      ...{
+        id: "persist",
+        name: "Persist",
+        currency: "JPY",
+        holdMs: 3_600_000,
+        maxUnitsPerCustomer: 10,
+        gateways: ["cod"],
+        opensAt,
+      },
+      ...{
+        closesAt: new Date(Date.now() + 86_400_000).toISOString(),
+        items: [{ sku: "bag", name: "Bag", unitPrice: 100, stock: orders }],
+      },
     });
-    for (let from = 0; from < orders; from += PER_BATCH_MAX) await orderSome(ctx, sale, from, Math.min(orders, from + PER_BATCH_MAX));
+    for (let from = 0; from < orders; from += PER_BATCH_MAX)
+      await orderSome(ctx, sale, from, Math.min(orders, from + PER_BATCH_MAX));
     // What the scenarios before have left to be written is not this one's.
     await admin.unsafe("checkpoint");
     const persist = persistStage(ctx, "bench");
     const began = performance.now();
     while ((await persist(sale)) > 0);
     const seconds = (performance.now() - began) / 1000;
-    const [row] = await ctx.db.execute<{ n: number }>(sql`select count(*)::int as n from orders where sale_id = ${sale.id}`);
+    const [row] = await ctx.db.execute<{ n: number }>(
+      sql`select count(*)::int as n from orders where sale_id = ${sale.id}`,
+    );
     if (row?.n !== orders) throw new Wrong(`persist alone wrote ${row?.n} of ${orders} orders`);
     const audit = await auditSale(ctx, sale.id, sale.no);
     if (!audit.ok) throw new Wrong(`after persist alone the books do not balance: ${JSON.stringify(audit)}`);
@@ -195,7 +245,9 @@ async function orderSome(ctx: Context, sale: Sale, from: number, to: number): Pr
     const key = ctx.ids.reservationKey(sale.no, customerId, "k");
     return { key, customerId, lines: "bag:1", reference: makeReference(Date.now()), referenceBefore: "" };
   });
-  const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, { sweepMax: 0, journalMax: 1_000_000 }, some));
+  const { results } = await ctx.sales.call(sale, (s) =>
+    ctx.scripts.reserve(s, { sweepMax: 0, journalMax: 1_000_000 }, some),
+  );
   if (results.some((r) => r.outcome !== "HELD")) throw new Wrong("persist alone: a reservation was refused");
   await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, some));
   const contact = { email: "bench@example.invalid", name: "Bench" };
@@ -203,8 +255,24 @@ async function orderSome(ctx: Context, sale: Sale, from: number, to: number): Pr
   await insertPayments(
     ctx.db,
     some.map((p) => ({
-      ...{ reference: p.reference, saleId: sale.id, reservationKey: p.key, customerId: p.customerId, gateway: "cod", token: null, tokenDigest: "" },
-      ...{ reservationId: ctx.ids.reservationId(sale.no, p.customerId, p.key), amount: 100, currency: "JPY", lines, contact, language: "en", state: "queued" },
+      ...{
+        reference: p.reference,
+        saleId: sale.id,
+        reservationKey: p.key,
+        customerId: p.customerId,
+        gateway: "cod",
+        token: null,
+        tokenDigest: "",
+      },
+      ...{
+        reservationId: ctx.ids.reservationId(sale.no, p.customerId, p.key),
+        amount: 100,
+        currency: "JPY",
+        lines,
+        contact,
+        language: "en",
+        state: "queued",
+      },
     })),
   );
   const references = some.map((p) => p.reference);

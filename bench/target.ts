@@ -28,8 +28,19 @@ export async function privateStack(processes: number): Promise<Target> {
   const service = startGuarded("bench", [process.execPath, "--max-semi-space-size=64", program, "serve"], {
     signal: "TERM",
     env: {
-      ...{ DATA_DIR: folder, PORT: String(await freePort()), REDIS_URL: "", DATABASE_URL: "", PROCESSES: String(processes) },
-      ...{ CUSTOMER_RATE_PER_S: "100000", GATEWAY_LINE_MAX: "100000", SANDBOX_LATENCY_MS: "200", SANDBOX_JITTER_MS: "100" },
+      ...{
+        DATA_DIR: folder,
+        PORT: String(await freePort()),
+        REDIS_URL: "",
+        DATABASE_URL: "",
+        PROCESSES: String(processes),
+      },
+      ...{
+        CUSTOMER_RATE_PER_S: "100000",
+        GATEWAY_LINE_MAX: "100000",
+        SANDBOX_LATENCY_MS: "200",
+        SANDBOX_JITTER_MS: "100",
+      },
     },
     onLine: (line) => {
       out += `${line}\n`;
@@ -52,7 +63,10 @@ export async function privateStack(processes: number): Promise<Target> {
 }
 
 /** The floors as processes of their own, like the service: Hono's, and node's own server. */
-export async function startFloor(server: "hono" | "node", stores: Target["stores"]): Promise<{ url: string; stop(): Promise<unknown> }> {
+export async function startFloor(
+  server: "hono" | "node",
+  stores: Target["stores"],
+): Promise<{ url: string; stop(): Promise<unknown> }> {
   let tell: (url: string) => void = () => {};
   const told = new Promise<string>((resolve) => {
     tell = resolve;
@@ -97,7 +111,14 @@ export function operatorOf(target: Target) {
         const a = await call<Audit>("GET", `/sales/${saleId}/audit`);
         const [item] = a.items;
         const settled = a.open.journalLag === 0 && a.open.paying === 0;
-        if (a.ok && settled && item && (expected.held ?? item.held) === item.held && (expected.sold ?? item.sold) === item.sold) return;
+        if (
+          a.ok &&
+          settled &&
+          item &&
+          (expected.held ?? item.held) === item.held &&
+          (expected.sold ?? item.sold) === item.sold
+        )
+          return;
         if (Date.now() > until) throw new Wrong(`the books of ${saleId} do not balance: ${JSON.stringify(a)}`);
         await new Promise((resolve) => setTimeout(resolve, 250));
       }

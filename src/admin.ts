@@ -50,7 +50,10 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       path: "/v1/admin/sales",
       summary: "Create a sale",
       body: contract.saleBody,
-      answers: { 201: { description: "created", schema: contract.anyObject }, 200: { description: "the same was created before", schema: contract.anyObject } },
+      answers: {
+        201: { description: "created", schema: contract.anyObject },
+        200: { description: "the same was created before", schema: contract.anyObject },
+      },
       problems: ["SALE_EXISTS"],
     },
     async (c) => {
@@ -129,8 +132,10 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       if (!sale.items.has(sku)) throw new Problem("NOT_FOUND", "this sale has no such item");
       const done = await topUp(ctx, sale, { sku, delta, reason, idempotencyKey });
       boards.forget(sale);
-      if (done.outcome === "MISMATCH") throw new Problem("IDEMPOTENCY_MISMATCH", "this Idempotency-Key was used for another change");
-      if (done.outcome === "BELOW_COMMITTED") throw new Problem("BELOW_COMMITTED", `only ${done.free} units are free`, { free: done.free });
+      if (done.outcome === "MISMATCH")
+        throw new Problem("IDEMPOTENCY_MISMATCH", "this Idempotency-Key was used for another change");
+      if (done.outcome === "BELOW_COMMITTED")
+        throw new Problem("BELOW_COMMITTED", `only ${done.free} units are free`, { free: done.free });
       if (!done.replayed) await note("top-up", sale.id, { sku, delta, reason });
       return json(c, 200, { ...done.figures, replayed: done.replayed });
     },
@@ -185,8 +190,12 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       admin(c);
       const q = check(contract.ordersQuery, c.req.query());
       const before = cursorOf(q.cursor);
-      const where = and(q.saleId === undefined ? undefined : eq(orders.saleId, q.saleId), before === null ? undefined : lt(orders.no, before));
-      if (q.format === "csv" || (q.format === undefined && prefers(c, "text/csv"))) return ordersCsv(ctx, routes, c, where);
+      const where = and(
+        q.saleId === undefined ? undefined : eq(orders.saleId, q.saleId),
+        before === null ? undefined : lt(orders.no, before),
+      );
+      if (q.format === "csv" || (q.format === undefined && prefers(c, "text/csv")))
+        return ordersCsv(ctx, routes, c, where);
       const rows = await ctx.db
         .select()
         .from(orders)
@@ -281,7 +290,9 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
         .where(q.saleId === undefined ? undefined : eq(adminLog.saleId, q.saleId))
         .orderBy(desc(adminLog.id))
         .limit(q.limit);
-      return json(c, 200, { entries: rows.map(({ at, action, saleId, detail }) => ({ at: at.toISOString(), action, saleId, detail })) });
+      return json(c, 200, {
+        entries: rows.map(({ at, action, saleId, detail }) => ({ at: at.toISOString(), action, saleId, detail })),
+      });
     },
   );
 
@@ -314,7 +325,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
   );
 }
 
-const prefers = (c: Http, type: string) => (headerOf(incomingOf(c).headers, "accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
+const prefers = (c: Http, type: string) =>
+  (headerOf(incomingOf(c).headers, "accept") ?? "").split(",").some((part) => part.trim().startsWith(type));
 
 function cursorOf(text: string | undefined): number | null {
   if (text === undefined) return null;
@@ -328,26 +340,46 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
   const unknown = body.gateways?.filter((g) => !ctx.gateways.has(g)) ?? [];
   if (unknown.length > 0) throw invalid([{ path: "gateways", message: `not on offer here: ${unknown.join(", ")}` }]);
   const createdFrom = JSON.stringify(body, (_, v) =>
-    v && typeof v === "object" && !Array.isArray(v) ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1))) : v,
+    v && typeof v === "object" && !Array.isArray(v)
+      ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : v,
   );
   const created = await around("sale.rows", () =>
     ctx.db.transaction(async (tx) => {
       const [row] = await tx
         .insert(sales)
         .values({
-          ...{ id: body.id, name: body.name, currency: body.currency, language: body.language ?? null, holdMs: body.holdMs, createdFrom },
-          ...{ opensAt: new Date(body.opensAt), closesAt: new Date(body.closesAt), maxUnitsPerCustomer: body.maxUnitsPerCustomer },
+          ...{
+            id: body.id,
+            name: body.name,
+            currency: body.currency,
+            language: body.language ?? null,
+            holdMs: body.holdMs,
+            createdFrom,
+          },
+          ...{
+            opensAt: new Date(body.opensAt),
+            closesAt: new Date(body.closesAt),
+            maxUnitsPerCustomer: body.maxUnitsPerCustomer,
+          },
           ...{ gateways: body.gateways ?? ctx.config.gateways, shippingFee: body.shippingFee ?? 0 },
-          details: { shop: body.shop, terms: body.terms, taxPercent: body.taxPercent ?? (body.currency === "JPY" ? JPY_TAX_PERCENT : 0) },
+          details: {
+            shop: body.shop,
+            terms: body.terms,
+            taxPercent: body.taxPercent ?? (body.currency === "JPY" ? JPY_TAX_PERCENT : 0),
+          },
         })
         .onConflictDoNothing()
         .returning();
       if (!row) {
         const [before] = await tx.select().from(sales).where(eq(sales.id, body.id));
-        if (before?.createdFrom !== createdFrom) throw new Problem("SALE_EXISTS", `sale ${body.id} was created with other settings`);
+        if (before?.createdFrom !== createdFrom)
+          throw new Problem("SALE_EXISTS", `sale ${body.id} was created with other settings`);
         return false;
       }
-      await tx.insert(items).values(body.items.map(({ stock, ...i }, position) => ({ ...i, saleId: body.id, position, granted: stock })));
+      await tx
+        .insert(items)
+        .values(body.items.map(({ stock, ...i }, position) => ({ ...i, saleId: body.id, position, granted: stock })));
       await tx.insert(epochs).values({ saleId: body.id });
       await tx.insert(journalPositions).values({ saleId: body.id });
       return true;
@@ -390,13 +422,19 @@ async function patchSale(ctx: Context, sale: Sale, patch: contract.PatchBody): P
           ...(patch.reserving && { reserving: patch.reserving === "on" }),
           ...(patch.closesAt && { closesAt: new Date(patch.closesAt) }),
           ...(patch.name !== undefined && { name: patch.name }),
-          details: { ...before.details, ...(patch.shop && { shop: patch.shop }), ...(patch.terms && { terms: patch.terms }) },
+          details: {
+            ...before.details,
+            ...(patch.shop && { shop: patch.shop }),
+            ...(patch.terms && { terms: patch.terms }),
+          },
         })
         .where(eq(sales.id, sale.id))
         .returning();
       return after as typeof before;
     }),
   );
-  await around("patch.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row))));
+  await around("patch.redis", () =>
+    ctx.sales.call(sale, (s) => ctx.scripts.configure(s, row.version, settingsOf(row))),
+  );
   await ctx.sales.refresh(sale.id);
 }

@@ -14,7 +14,14 @@ export const CUSTOMER_ID = /^[^\s\p{C}]{1,128}$/u;
 /** Customer id of a shopper's `Authorization` header, or UNAUTHENTICATED. HS256 only; each of the secrets is live. */
 export function shopperAuth(secrets: string[]): (header: string | undefined) => string {
   const verifiers = secrets.map((key) =>
-    createVerifier({ key, algorithms: ["HS256"], allowedAud: AUDIENCE, clockTolerance: LEEWAY_MS, requiredClaims: ["exp", "sub", "aud"], cache: false }),
+    createVerifier({
+      key,
+      algorithms: ["HS256"],
+      allowedAud: AUDIENCE,
+      clockTolerance: LEEWAY_MS,
+      requiredClaims: ["exp", "sub", "aud"],
+      cache: false,
+    }),
   );
   type Verified = { customerId: string; expiresAtMs: number };
   // When the younger generation is full it becomes the older one: no entry is ever searched for to be thrown out.
@@ -25,7 +32,8 @@ export function shopperAuth(secrets: string[]): (header: string | undefined) => 
     for (const check of verifiers) {
       try {
         const { sub, exp } = check(token) as { sub: unknown; exp: unknown };
-        if (typeof sub === "string" && CUSTOMER_ID.test(sub) && typeof exp === "number") return { customerId: sub, expiresAtMs: exp * 1000 + LEEWAY_MS };
+        if (typeof sub === "string" && CUSTOMER_ID.test(sub) && typeof exp === "number")
+          return { customerId: sub, expiresAtMs: exp * 1000 + LEEWAY_MS };
       } catch {
         // not this secret, or not valid at all
       }
@@ -68,7 +76,13 @@ export function adminAuth(tokens: string[] | undefined) {
   const wanted = tokens?.map(digest) ?? [];
   const keys = tokens?.map((token) => hash("sha256", `fukubukuro cockpit session ${token}`)) ?? [];
   const verifiers = keys.map((key) =>
-    createVerifier({ key, algorithms: ["HS256"], allowedAud: SESSION_AUDIENCE, requiredClaims: ["exp", "aud"], cache: false }),
+    createVerifier({
+      key,
+      algorithms: ["HS256"],
+      allowedAud: SESSION_AUDIENCE,
+      requiredClaims: ["exp", "aud"],
+      cache: false,
+    }),
   );
 
   /** Which of the live tokens it is; -1 for none. */
@@ -79,7 +93,9 @@ export function adminAuth(tokens: string[] | undefined) {
   }
 
   function hasSession(headers: IncomingHttpHeaders): boolean {
-    const cookie = new RegExp(`(?:^|;\\s*)${SESSION_COOKIE}=([A-Za-z0-9._-]{1,1000})(?:;|$)`).exec(headers.cookie ?? "")?.[1];
+    const cookie = new RegExp(`(?:^|;\\s*)${SESSION_COOKIE}=([A-Za-z0-9._-]{1,1000})(?:;|$)`).exec(
+      headers.cookie ?? "",
+    )?.[1];
     if (!cookie) return false;
     return verifiers.some((verify) => {
       try {
@@ -104,7 +120,12 @@ export function adminAuth(tokens: string[] | undefined) {
     signIn(token: string, secure: boolean): string | null {
       const at = indexOf(token);
       if (at < 0) return null;
-      const session = createSigner({ key: keys[at] as string, algorithm: "HS256", expiresIn: SESSION_MS, aud: SESSION_AUDIENCE })({});
+      const session = createSigner({
+        key: keys[at] as string,
+        algorithm: "HS256",
+        expiresIn: SESSION_MS,
+        aud: SESSION_AUDIENCE,
+      })({});
       return cookieOf(session, SESSION_MS / 1000, secure);
     },
     signOut: (secure: boolean) => cookieOf("", 0, secure),

@@ -59,7 +59,8 @@ export function makeBoards(ctx: Context) {
     if (!w) {
       // The boards of sales that nobody is refused in any more: each may list a hundred thousand customers.
       const now = performance.now();
-      for (const [id, old] of watches) if (now - Math.max(old.board?.askedAt ?? 0, old.refusedFrom) > IDLE_MS) watches.delete(id);
+      for (const [id, old] of watches)
+        if (now - Math.max(old.board?.askedAt ?? 0, old.refusedFrom) > IDLE_MS) watches.delete(id);
       w = { board: null, loading: false, refused: 0, refusedFrom: 0, customers: new Set(), customersOf: -1 };
       watches.set(sale.id, w);
     }
@@ -178,7 +179,8 @@ export function refusalOf(sale: Sale, lines: string, r: Refused, clock: SaleCloc
   }
 }
 
-export const notOpen = (sale: Sale, inMs: number) => new Problem("SALE_NOT_OPEN", undefined, { opensAt: new Date(sale.opensAtMs).toISOString() }, inMs);
+export const notOpen = (sale: Sale, inMs: number) =>
+  new Problem("SALE_NOT_OPEN", undefined, { opensAt: new Date(sale.opensAtMs).toISOString() }, inMs);
 
 function shortOf(lines: string, r: Extract<Refused, { outcome: "SHORT" }>, clock: SaleClock): Problem {
   const asked = new Map(lines.split(",").map((part) => part.split(":") as [string, string]));
@@ -187,9 +189,16 @@ function shortOf(lines: string, r: Extract<Refused, { outcome: "SHORT" }>, clock
     .filter((l) => l.free < l.requested)
     .map((l) => ({
       ...l,
-      code: l.free > 0 ? ("NOT_ENOUGH_FREE" as const) : availabilityOf(l) === "sold_out" ? ("SOLD_OUT" as const) : ("ALL_HELD" as const),
+      code:
+        l.free > 0
+          ? ("NOT_ENOUGH_FREE" as const)
+          : availabilityOf(l) === "sold_out"
+            ? ("SOLD_OUT" as const)
+            : ("ALL_HELD" as const),
     }));
-  const code = (["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE"] as const).find((k) => short.some((l) => l.code === k)) ?? "NOT_ENOUGH_FREE";
+  const code =
+    (["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE"] as const).find((k) => short.some((l) => l.code === k)) ??
+    "NOT_ENOUGH_FREE";
   const more: Record<string, unknown> = { lines: short.map(({ sku, requested, free }) => ({ sku, requested, free })) };
   if (code !== "ALL_HELD") return new Problem(code, undefined, more);
   const nextMs = r.nextDueMs > 0 ? deadlineAt(r.nextDueMs, clock) : null;

@@ -18,7 +18,13 @@ export interface Sale {
   gateways: string[];
   /** Minor units, as every amount; tax included. */
   shippingFee: number;
-  items: Array<{ sku: string; name: string; unitPrice: number; availability: "available" | "all_held" | "sold_out"; free: number }>;
+  items: Array<{
+    sku: string;
+    name: string;
+    unitPrice: number;
+    availability: "available" | "all_held" | "sold_out";
+    free: number;
+  }>;
   nextReleaseAt: string | null;
 }
 
@@ -112,7 +118,13 @@ export class FukubukuroError extends Error {
   /** The whole problem body: `lines`, `nextReleaseAt`, `declineCode`, `reservation` and so on, by code. */
   readonly problem: Record<string, unknown>;
 
-  constructor(status: number, code: string, detail: string, problem: Record<string, unknown> = {}, retryAfterMs?: number) {
+  constructor(
+    status: number,
+    code: string,
+    detail: string,
+    problem: Record<string, unknown> = {},
+    retryAfterMs?: number,
+  ) {
     super(detail);
     this.name = "FukubukuroError";
     this.status = status;
@@ -146,7 +158,8 @@ const CLOCK_SAMPLES_MAX = 20;
 const FINAL = new Set(["released", "expired"]);
 
 /** Whether nothing more will happen to it. A confirmed one is final once its order is recorded. */
-export const isFinal = (r: Reservation): boolean => FINAL.has(r.status) || (r.status === "confirmed" && r.recorded === true);
+export const isFinal = (r: Reservation): boolean =>
+  FINAL.has(r.status) || (r.status === "confirmed" && r.recorded === true);
 
 export type Client = ReturnType<typeof makeClient>;
 
@@ -193,7 +206,10 @@ export function makeClient(options: ClientOptions = {}) {
         return { body, response };
       } catch (thrown) {
         call.signal?.throwIfAborted();
-        const error = thrown instanceof FukubukuroError ? thrown : new FukubukuroError(0, "NO_ANSWER", `no answer: ${String(thrown)}`);
+        const error =
+          thrown instanceof FukubukuroError
+            ? thrown
+            : new FukubukuroError(0, "NO_ANSWER", `no answer: ${String(thrown)}`);
         const pauseMs = pauseOf(error, tries);
         if (!(isPassing(error) || call.again?.(error)) || performance.now() + pauseMs > endMs) throw error;
         await pause(pauseMs, call.signal);
@@ -265,10 +281,22 @@ export function makeClient(options: ClientOptions = {}) {
     return confirm(id, request, o);
   }
 
-  async function confirm(id: string, request: ConfirmRequest, o: { signal?: AbortSignal; waitS?: number } = {}): Promise<Reservation> {
+  async function confirm(
+    id: string,
+    request: ConfirmRequest,
+    o: { signal?: AbortSignal; waitS?: number } = {},
+  ): Promise<Reservation> {
     const waitS = o.waitS ?? WAIT_S;
     const headers: Record<string, string> = waitS > 0 ? { prefer: `wait=${waitS}` } : {};
-    return (await json<Reservation>(`${reservationPath(id)}/confirm`, { method: "POST", body: request, headers, waitMs: waitS * 1000, signal: o.signal })).body;
+    return (
+      await json<Reservation>(`${reservationPath(id)}/confirm`, {
+        method: "POST",
+        body: request,
+        headers,
+        waitMs: waitS * 1000,
+        signal: o.signal,
+      })
+    ).body;
   }
 
   return {
@@ -281,7 +309,10 @@ export function makeClient(options: ClientOptions = {}) {
     },
 
     /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to `onTrouble`. */
-    async *watch(saleId: string, o: { everyMs?: number; signal?: AbortSignal; onTrouble?: (error: FukubukuroError) => void } = {}): AsyncGenerator<Sale> {
+    async *watch(
+      saleId: string,
+      o: { everyMs?: number; signal?: AbortSignal; onTrouble?: (error: FukubukuroError) => void } = {},
+    ): AsyncGenerator<Sale> {
       const everyMs = o.everyMs ?? 1_000;
       while (!o.signal?.aborted) {
         let waitMs = everyMs * (0.8 + Math.random() * 0.2);
@@ -298,7 +329,10 @@ export function makeClient(options: ClientOptions = {}) {
     },
 
     /** All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation, however often it is sent. */
-    async reserve(saleId: string, request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal }): Promise<Reservation & { replayed: boolean }> {
+    async reserve(
+      saleId: string,
+      request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal },
+    ): Promise<Reservation & { replayed: boolean }> {
       const { idempotencyKey, lines, signal } = request;
       const { body, response } = await json<Reservation>(`${salePath(saleId)}/reservations`, {
         ...{ method: "POST", body: { lines }, headers: { "idempotency-key": idempotencyKey }, signal },
@@ -358,16 +392,29 @@ function pause(ms: number, signal?: AbortSignal): Promise<void> {
 }
 
 async function refusalOf(response: Response): Promise<FukubukuroError> {
-  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; retryAfterMs?: number };
+  const problem = (await response.json().catch(() => ({}))) as {
+    code?: string;
+    detail?: string;
+    retryAfterMs?: number;
+  };
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   const retryAfterMs = problem.retryAfterMs ?? (Number.isFinite(seconds) ? seconds * 1000 : undefined);
   const detail = problem.detail ?? `the answer was ${response.status}`;
-  return new FukubukuroError(response.status, problem.code ?? "UNREADABLE_ANSWER", detail, problem as Record<string, unknown>, retryAfterMs);
+  return new FukubukuroError(
+    response.status,
+    problem.code ?? "UNREADABLE_ANSWER",
+    detail,
+    problem as Record<string, unknown>,
+    retryAfterMs,
+  );
 }
 
 function declinedOf(r: Reservation): FukubukuroError {
   const declineCode = r.payment?.declineCode ?? "declined";
-  return new FukubukuroError(402, "PAYMENT_DECLINED", `the payment was declined (${declineCode})`, { declineCode, reservation: r });
+  return new FukubukuroError(402, "PAYMENT_DECLINED", `the payment was declined (${declineCode})`, {
+    declineCode,
+    reservation: r,
+  });
 }
 
 /** The `data:` of each server-sent event; `alive` hears of everything that comes, comments too. */

@@ -55,7 +55,8 @@ async function sharedSecret(db: Db, name: string): Promise<string> {
 function makeGateways(config: Config): Map<string, Gateway> {
   const made = config.gateways.map((name): Gateway => {
     if (name === "cod") return codGateway;
-    if (!config.sandboxGatewayUrl) throw new ConfigError("SANDBOX_GATEWAY_URL is not set, and GATEWAYS names sandbox: set it, or take sandbox out.");
+    if (!config.sandboxGatewayUrl)
+      throw new ConfigError("SANDBOX_GATEWAY_URL is not set, and GATEWAYS names sandbox: set it, or take sandbox out.");
     return sandboxGateway(config.sandboxGatewayUrl, config.gatewayTimeoutMs);
   });
   return new Map(made.map((g) => [g.name, g]));
@@ -76,13 +77,28 @@ async function markQuiet(ctx: Context): Promise<void> {
   }
 }
 
-async function makeGates(config: Config, db: Db, gateways: Map<string, Gateway>, scripts: Context["scripts"]): Promise<Map<string, Gate>> {
+async function makeGates(
+  config: Config,
+  db: Db,
+  gateways: Map<string, Gateway>,
+  scripts: Context["scripts"],
+): Promise<Map<string, Gate>> {
   const made = new Map<string, Gate>();
   for (const g of gateways.values()) {
     const fresh = await isFresh(db, g.name);
     const { gatewayLeaseMs: leaseMs, gatewayTimeoutMs: timeoutMs, gatewayOverrunMs: overrunMs } = config;
     if (g.needsPermits)
-      made.set(g.name, makeGate(scripts, { gateway: g.name, limit: config.gatewayInFlightMax(g.name), leaseMs, timeoutMs, overrunMs, fresh }));
+      made.set(
+        g.name,
+        makeGate(scripts, {
+          gateway: g.name,
+          limit: config.gatewayInFlightMax(g.name),
+          leaseMs,
+          timeoutMs,
+          overrunMs,
+          fresh,
+        }),
+      );
   }
   return made;
 }
@@ -135,7 +151,9 @@ export async function compose(
     log.info({ saleId, why }, "the sale in Redis is not the one Postgres knows; rebuilding");
     await rebuild(saleId);
   });
-  const mailer: Mailer | null = config.smtpUrl ? smtpMailer(config.smtpUrl, config.mailFrom, MAIL_CONNECTIONS_MAX) : null;
+  const mailer: Mailer | null = config.smtpUrl
+    ? smtpMailer(config.smtpUrl, config.mailFrom, MAIL_CONNECTIONS_MAX)
+    : null;
   if (!mailer && config.role !== "api") log.warn("SMTP_URL is not set: mails wait in the outbox");
 
   const { app, specs, front } = makeApp(ctx);
@@ -165,7 +183,8 @@ export async function compose(
       closing ??= (async () => {
         drain.abort();
         await Promise.allSettled(loops);
-        if (local.alone) await markQuiet(ctx).catch((error) => log.debug({ err: error }, "the gates wait one lease next time"));
+        if (local.alone)
+          await markQuiet(ctx).catch((error) => log.debug({ err: error }, "the gates wait one lease next time"));
         mailer?.close();
         changes.close();
         await redis.close();

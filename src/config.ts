@@ -14,8 +14,10 @@ export const UNSAFE_NAMES = [
   ...["postgres-version", "postgres-recovery", "synchronous_commit", "fsync", "full_page_writes"],
 ] as const;
 
-const wholeMs = (fallback: number, min = 0, max = 7 * 86_400_000) => z.coerce.number().int().min(min).max(max).default(fallback);
-const whole = (fallback: number, min: number, max: number) => z.coerce.number().int().min(min).max(max).default(fallback);
+const wholeMs = (fallback: number, min = 0, max = 7 * 86_400_000) =>
+  z.coerce.number().int().min(min).max(max).default(fallback);
+const whole = (fallback: number, min: number, max: number) =>
+  z.coerce.number().int().min(min).max(max).default(fallback);
 const list = (text: string) =>
   text
     .split(",")
@@ -143,7 +145,10 @@ function inFlightMax(text: string): (gateway: string) => number {
   const limits = new Map<string, number>();
   for (const part of list(text)) {
     const [, name = "", n = ""] = /^(?:([a-z]+)=)?(\d{1,5})$/.exec(part) ?? [];
-    if (!n || Number(n) < 1) throw new ConfigError(`GATEWAY_IN_FLIGHT_MAX is "${text}": it must be a number such as 4, or by gateway such as sandbox=4.`);
+    if (!n || Number(n) < 1)
+      throw new ConfigError(
+        `GATEWAY_IN_FLIGHT_MAX is "${text}": it must be a number such as 4, or by gateway such as sandbox=4.`,
+      );
     limits.set(name, Number(n));
   }
   return (gateway) => limits.get(gateway) ?? limits.get("") ?? 4;
@@ -151,13 +156,17 @@ function inFlightMax(text: string): (gateway: string) => number {
 
 /** Reads and checks the settings. Throws ConfigError. */
 export function readConfig(env: Record<string, string | undefined> = process.env): Config {
-  const given = Object.fromEntries(Object.entries(env).filter(([name, value]) => name in schema.shape && value !== "" && value !== undefined));
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([name, value]) => name in schema.shape && value !== "" && value !== undefined),
+  );
   const parsed = schema.safeParse(given);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     const name = String(issue?.path[0]);
     const secret = /TOKEN|SECRET/.test(name);
-    throw new ConfigError(`${name} is ${secret ? "set wrongly" : `"${given[name]}"`}: ${issue?.message.replace(/^Invalid input: /, "")}.`);
+    throw new ConfigError(
+      `${name} is ${secret ? "set wrongly" : `"${given[name]}"`}: ${issue?.message.replace(/^Invalid input: /, "")}.`,
+    );
   }
   const e = parsed.data;
   if (e.GATEWAY_LEASE_MS < e.GATEWAY_TIMEOUT_MS + e.GATEWAY_OVERRUN_MS) {
@@ -198,7 +207,12 @@ export function readConfig(env: Record<string, string | undefined> = process.env
     processes: e.PROCESSES === "auto" ? Math.max(1, availableParallelism() - 1) : Number(e.PROCESSES),
     sweepMs: e.SWEEP_MS,
     logLevel: e.LOG_LEVEL,
-    sandbox: { latencyMs: e.SANDBOX_LATENCY_MS, jitterMs: e.SANDBOX_JITTER_MS, inFlightMax: e.SANDBOX_IN_FLIGHT_MAX, ledger: e.SANDBOX_LEDGER },
+    sandbox: {
+      latencyMs: e.SANDBOX_LATENCY_MS,
+      jitterMs: e.SANDBOX_JITTER_MS,
+      inFlightMax: e.SANDBOX_IN_FLIGHT_MAX,
+      ledger: e.SANDBOX_LEDGER,
+    },
   };
 }
 
@@ -214,8 +228,14 @@ export function settingsFor(c: Config): Record<string, string> {
       DATABASE_URL: c.databaseUrl,
       DATA_DIR: c.dataDir,
     },
-    ...{ ADMIN_TOKEN: c.adminTokens?.join(","), SHOPPER_TOKEN_SECRET: c.shopperTokenSecrets?.join(","), SANDBOX_GATEWAY_URL: c.sandboxGatewayUrl },
+    ...{
+      ADMIN_TOKEN: c.adminTokens?.join(","),
+      SHOPPER_TOKEN_SECRET: c.shopperTokenSecrets?.join(","),
+      SANDBOX_GATEWAY_URL: c.sandboxGatewayUrl,
+    },
     ...{ SMTP_URL: c.smtpUrl, LOG_LEVEL: c.logLevel },
   };
-  return Object.fromEntries(Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]])));
+  return Object.fromEntries(
+    Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]])),
+  );
 }

@@ -21,7 +21,10 @@ const currency = z
 const line = z.strictObject({ sku: name, quantity: z.number().int().min(1).max(QUANTITY_MAX) });
 export const reserveBody = z
   .strictObject({ lines: z.array(line).min(1).max(LINES_MAX) })
-  .refine((b) => new Set(b.lines.map((l) => l.sku)).size === b.lines.length, { path: ["lines"], message: "a sku may be named once" })
+  .refine((b) => new Set(b.lines.map((l) => l.sku)).size === b.lines.length, {
+    path: ["lines"],
+    message: "a sku may be named once",
+  })
   .openapi("ReserveRequest");
 
 export const confirmBody = z
@@ -37,7 +40,8 @@ export const confirmBody = z
   .openapi("ConfirmRequest");
 
 /** A text of the shop's, in one language for everyone or in both. */
-const ownText = (max: number) => z.union([text(max).min(1), z.strictObject({ ja: text(max).min(1), en: text(max).min(1) })]);
+const ownText = (max: number) =>
+  z.union([text(max).min(1), z.strictObject({ ja: text(max).min(1), en: text(max).min(1) })]);
 /** Whole percent, contained in the prices (総額). */
 const taxPercent = z.number().int().min(0).max(100);
 
@@ -63,7 +67,10 @@ export const termsBody = z
     cancellation: ownText(2000).optional(),
     notes: ownText(2000).optional(),
   })
-  .openapi("Terms", { description: "what the last step before paying must show (特定商取引法 第十二条の六), beside items, total and period" });
+  .openapi("Terms", {
+    description:
+      "what the last step before paying must show (特定商取引法 第十二条の六), beside items, total and period",
+  });
 export type Terms = z.infer<typeof termsBody>;
 
 const ITEMS_MAX = 1_000;
@@ -83,7 +90,9 @@ export const saleBody = z
     language: z.enum(["ja", "en"]).optional(),
     shop: shopBody.optional(),
     terms: termsBody.optional(),
-    taxPercent: taxPercent.optional().openapi({ description: "of items that name none, and of the shipping fee; 10 for JPY, else 0" }),
+    taxPercent: taxPercent
+      .optional()
+      .openapi({ description: "of items that name none, and of the shipping fee; 10 for JPY, else 0" }),
     items: z
       .array(
         z.strictObject({
@@ -98,7 +107,10 @@ export const saleBody = z
       .max(ITEMS_MAX)
       .refine(namedOnce, "a sku may be named once"),
   })
-  .refine((b) => Date.parse(b.closesAt) > Date.parse(b.opensAt), { path: ["closesAt"], message: "must be after opensAt" })
+  .refine((b) => Date.parse(b.closesAt) > Date.parse(b.opensAt), {
+    path: ["closesAt"],
+    message: "must be after opensAt",
+  })
   .openapi("CreateSale");
 export type SaleBody = z.infer<typeof saleBody>;
 
@@ -141,12 +153,18 @@ export const resendBody = z.strictObject({ reason: text(500).min(1) }).openapi("
 
 export const ordersQuery = z.strictObject({
   saleId: name.optional(),
-  format: z.enum(["json", "csv"]).optional().openapi({ description: "for links, which cannot set Accept; wins over it" }),
+  format: z
+    .enum(["json", "csv"])
+    .optional()
+    .openapi({ description: "for links, which cannot set Accept; wins over it" }),
   cursor: text(40).optional(),
   limit: z.coerce.number().int().min(1).max(200).default(50),
 });
 
-export const logQuery = z.strictObject({ saleId: name.optional(), limit: z.coerce.number().int().min(1).max(200).default(50) });
+export const logQuery = z.strictObject({
+  saleId: name.optional(),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+});
 
 // ---- answers -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +183,13 @@ export const saleView = z
     gateways: z.array(z.string()),
     shippingFee: money,
     items: z.array(
-      z.object({ sku: z.string(), name: z.string(), unitPrice: money, availability: z.enum(["available", "all_held", "sold_out"]), free: z.number().int() }),
+      z.object({
+        sku: z.string(),
+        name: z.string(),
+        unitPrice: money,
+        availability: z.enum(["available", "all_held", "sold_out"]),
+        free: z.number().int(),
+      }),
     ),
     nextReleaseAt: instant.nullable(),
   })
@@ -214,7 +238,16 @@ export const orderView = z
   .openapi("Order");
 export const ordersView = z.object({ orders: z.array(orderView), nextCursor: z.string().nullable() }).openapi("Orders");
 export const logView = z
-  .object({ entries: z.array(z.object({ at: instant, action: z.string(), saleId: z.string().nullable(), detail: z.record(z.string(), z.unknown()) })) })
+  .object({
+    entries: z.array(
+      z.object({
+        at: instant,
+        action: z.string(),
+        saleId: z.string().nullable(),
+        detail: z.record(z.string(), z.unknown()),
+      }),
+    ),
+  })
   .openapi("AdminLog");
 export const anyObject = z.record(z.string(), z.unknown());
 
@@ -222,7 +255,10 @@ export const anyObject = z.record(z.string(), z.unknown());
 
 /** `["lines", 0, "sku"]` -> `lines[0].sku` */
 function pathOf(path: ReadonlyArray<PropertyKey>): string {
-  return path.reduce<string>((at, part) => (typeof part === "number" ? `${at}[${part}]` : at === "" ? String(part) : `${at}.${String(part)}`), "");
+  return path.reduce<string>(
+    (at, part) => (typeof part === "number" ? `${at}[${part}]` : at === "" ? String(part) : `${at}.${String(part)}`),
+    "",
+  );
 }
 
 /** Parses by a schema or throws INVALID_REQUEST with the paths of the faults. */
@@ -245,7 +281,8 @@ export function check<T extends z.ZodType>(schema: T, value: unknown): z.output<
 export function checkReserveBody(body: unknown): string {
   const errors: FieldError[] = [];
   const lines = (body as { lines?: unknown } | null)?.lines;
-  if (typeof body !== "object" || body === null || Array.isArray(body)) throw invalid([{ path: "", message: "must be an object" }]);
+  if (typeof body !== "object" || body === null || Array.isArray(body))
+    throw invalid([{ path: "", message: "must be an object" }]);
   for (const k of Object.keys(body)) if (k !== "lines") errors.push({ path: k, message: "unknown field" });
   if (!Array.isArray(lines) || lines.length < 1 || lines.length > LINES_MAX)
     throw invalid([...errors, { path: "lines", message: `must be a list of 1 to ${LINES_MAX} lines` }]);
@@ -253,7 +290,8 @@ export function checkReserveBody(body: unknown): string {
   if (errors.length > 0) throw invalid(errors);
   if (lines.length === 1) return `${lines[0].sku}:${lines[0].quantity}`;
   const sorted = [...(lines as Array<{ sku: string; quantity: number }>)].sort((a, b) => (a.sku < b.sku ? -1 : 1));
-  if (sorted.some((l, i) => l.sku === sorted[i + 1]?.sku)) throw invalid([{ path: "lines", message: "a sku may be named once" }]);
+  if (sorted.some((l, i) => l.sku === sorted[i + 1]?.sku))
+    throw invalid([{ path: "lines", message: "a sku may be named once" }]);
   return sorted.map((l) => `${l.sku}:${l.quantity}`).join(",");
 }
 
@@ -263,8 +301,10 @@ function checkLine(line: unknown, i: number, errors: FieldError[]): void {
     return;
   }
   const { sku, quantity } = line as { sku?: unknown; quantity?: unknown };
-  for (const k of Object.keys(line)) if (k !== "sku" && k !== "quantity") errors.push({ path: `lines[${i}].${k}`, message: "unknown field" });
-  if (typeof sku !== "string" || !NAME.test(sku)) errors.push({ path: `lines[${i}].sku`, message: "must be 1-64 characters of a-z A-Z 0-9 . _ -" });
+  for (const k of Object.keys(line))
+    if (k !== "sku" && k !== "quantity") errors.push({ path: `lines[${i}].${k}`, message: "unknown field" });
+  if (typeof sku !== "string" || !NAME.test(sku))
+    errors.push({ path: `lines[${i}].sku`, message: "must be 1-64 characters of a-z A-Z 0-9 . _ -" });
   if (!Number.isInteger(quantity) || (quantity as number) < 1 || (quantity as number) > QUANTITY_MAX) {
     errors.push({ path: `lines[${i}].quantity`, message: `must be a whole number from 1 to ${QUANTITY_MAX}` });
   }

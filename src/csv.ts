@@ -59,8 +59,27 @@ export function ordersCsv(ctx: Context, routes: Routes, c: Http, where: ReturnTy
       const text = (await viewOrders(ctx, rows)).flatMap((o) =>
         o.lines.map((l) =>
           [
-            ...[o.id, o.reservationId, o.saleId, o.customerId, o.status, l.sku, l.name, l.quantity, l.unitPrice, o.amount, o.currency],
-            ...[o.payment.gateway, o.payment.reference, o.payment.chargeId, o.contact.name, o.contact.email, o.contact.phone],
+            ...[
+              o.id,
+              o.reservationId,
+              o.saleId,
+              o.customerId,
+              o.status,
+              l.sku,
+              l.name,
+              l.quantity,
+              l.unitPrice,
+              o.amount,
+              o.currency,
+            ],
+            ...[
+              o.payment.gateway,
+              o.payment.reference,
+              o.payment.chargeId,
+              o.contact.name,
+              o.contact.email,
+              o.contact.phone,
+            ],
             ...[o.shipTo?.postalCode, o.shipTo?.address, o.confirmedAt, o.recordedAt],
           ]
             .map(csvCell)

@@ -21,7 +21,13 @@ const WATCHED_AFTER_MS = 7 * 86_400_000;
 /** A sale as operators see it: settings, units, gates, journal and outbox. */
 export async function figures(ctx: Context, sale: Sale) {
   const a = await ctx.sales.call(sale, (s) => ctx.scripts.stock(s, [...sale.items.keys()]));
-  const rows = await ctx.db.execute<{ sku: string; granted: number; claimed: number; claimed_live: number; sold: number }>(sql`
+  const rows = await ctx.db.execute<{
+    sku: string;
+    granted: number;
+    claimed: number;
+    claimed_live: number;
+    sold: number;
+  }>(sql`
     with ordered as (
       select l.sku, sum(l.quantity) as sold from orders o join order_lines l on l.order_id = o.id
       where o.sale_id = ${sale.id} and o.status <> 'refunded' group by l.sku
@@ -39,7 +45,14 @@ export async function figures(ctx: Context, sale: Sale) {
     from outbox where sale_id = ${sale.id}`);
   const [oldest] = await ctx.redis.client.xrange(saleKeys(sale.id).journal, "-", "+", "COUNT", 1);
   const breakers = new Map((await ctx.db.select().from(gateTable)).map((g) => [g.gateway, g.breakerUntil]));
-  const [open] = await ctx.db.execute<{ queued: number; sending: number; action_required: number; unknown: number; refunding: number; attention: number }>(sql`
+  const [open] = await ctx.db.execute<{
+    queued: number;
+    sending: number;
+    action_required: number;
+    unknown: number;
+    refunding: number;
+    attention: number;
+  }>(sql`
     select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
       count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
       count(*) filter (where state = 'refunding')::int as refunding,
@@ -52,7 +65,16 @@ export async function figures(ctx: Context, sale: Sale) {
       const { inFlight, line, callMs, opensInMs } = view;
       // A worker that ended while it waited cannot say so: what is over is over.
       const breaker = (breakers.get(g.gateway)?.getTime() ?? 0) > Date.now() ? "open" : "closed";
-      return { gateway: g.gateway, limit: g.limit, inFlight, line, callMs, opensInMs, waitMs: opensInMs + Math.ceil(line / g.limit) * callMs, breaker };
+      return {
+        gateway: g.gateway,
+        limit: g.limit,
+        inFlight,
+        line,
+        callMs,
+        opensInMs,
+        waitMs: opensInMs + Math.ceil(line / g.limit) * callMs,
+        breaker,
+      };
     }),
   );
   return {
@@ -144,8 +166,15 @@ function countsOf(text: string): Rates {
 
 /** What came in between; a count that is lower than before began again with its process. */
 function ratesOf(before: Rates, now: Rates, seconds: number): Rates {
-  const rate = (name: keyof Rates) => Math.round((now[name] < before[name] ? now[name] : now[name] - before[name]) / seconds);
-  return { requests: rate("requests"), granted: rate("granted"), refused: rate("refused"), shed: rate("shed"), failed: rate("failed") };
+  const rate = (name: keyof Rates) =>
+    Math.round((now[name] < before[name] ? now[name] : now[name] - before[name]) / seconds);
+  return {
+    requests: rate("requests"),
+    granted: rate("granted"),
+    refused: rate("refused"),
+    shed: rate("shed"),
+    failed: rate("failed"),
+  };
 }
 
 export type Sampler = ReturnType<typeof makeSampler>;
@@ -172,11 +201,20 @@ export function makeSampler(ctx: Context) {
   async function sample(): Promise<void> {
     const sales = await Promise.all((await watchedSales()).map((s) => figures(ctx, s)));
     const unitsOf = (f: Figures) =>
-      f.items.slice(0, HISTORY_ITEMS_MAX).map((i): [number, number, number, number] => [i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold]);
-    const point: Point = { atMs: Date.now(), rates: await rates(), units: Object.fromEntries(sales.map((f) => [f.id, unitsOf(f)])) };
+      f.items
+        .slice(0, HISTORY_ITEMS_MAX)
+        .map((i): [number, number, number, number] => [i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold]);
+    const point: Point = {
+      atMs: Date.now(),
+      rates: await rates(),
+      units: Object.fromEntries(sales.map((f) => [f.id, unitsOf(f)])),
+    };
     points.push(point);
     if (points.length > POINTS_MAX) points.shift();
-    heard.emit("watched", { event: "figures", data: { at: new Date(point.atMs).toISOString(), sales, rates: point.rates, point } } satisfies Watched);
+    heard.emit("watched", {
+      event: "figures",
+      data: { at: new Date(point.atMs).toISOString(), sales, rates: point.rates, point },
+    } satisfies Watched);
   }
 
   async function readBooks(): Promise<void> {
@@ -195,7 +233,10 @@ export function makeSampler(ctx: Context) {
     while (watchers > 0 && !ctx.draining.aborted) {
       const began = performance.now();
       const away = (error: Error) =>
-        heard.emit("watched", { event: "figures", data: { at: new Date().toISOString(), unavailable: error.message } } satisfies Watched);
+        heard.emit("watched", {
+          event: "figures",
+          data: { at: new Date().toISOString(), unavailable: error.message },
+        } satisfies Watched);
       await sample().catch(away);
       void readBooks().catch(() => {});
       await new Promise((resolve) => setTimeout(resolve, Math.max(50, SAMPLE_MS - (performance.now() - began))));

@@ -38,14 +38,23 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 export function makeGate(scripts: Scripts, o: GateOptions): Gate {
   let fresh = o.fresh;
 
-  async function take(kind: "charge" | "urgent", token: string): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }> {
+  async function take(
+    kind: "charge" | "urgent",
+    token: string,
+  ): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }> {
     // Before the call: the lease cannot have begun earlier than this by our own clock.
     const askedAt = performance.now();
-    const r = await around("gate.take", () => scripts.permitTake(o.gateway, { limit: o.limit, leaseMs: o.leaseMs, token, kind, fresh }));
+    const r = await around("gate.take", () =>
+      scripts.permitTake(o.gateway, { limit: o.limit, leaseMs: o.leaseMs, token, kind, fresh }),
+    );
     fresh = false;
     if (r.outcome === "SHUT") return { opensInMs: r.opensInMs };
     if (r.outcome !== "TAKEN") return r.outcome;
-    return { token, reference: r.reference, covers: () => performance.now() - askedAt + o.timeoutMs + o.overrunMs <= o.leaseMs };
+    return {
+      token,
+      reference: r.reference,
+      covers: () => performance.now() - askedAt + o.timeoutMs + o.overrunMs <= o.leaseMs,
+    };
   }
 
   return {

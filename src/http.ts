@@ -19,7 +19,15 @@ import { cartOf, type Sale } from "./sales.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
-import { bareReservation, findOrder, type ReservationView, saleViewer, viewBegun, viewOrders, viewReservation } from "./view.ts";
+import {
+  bareReservation,
+  findOrder,
+  type ReservationView,
+  saleViewer,
+  viewBegun,
+  viewOrders,
+  viewReservation,
+} from "./view.ts";
 import { pageRoutes } from "./web/pages.tsx";
 
 /** A waiting answer looks again by itself this often; hints make it faster. */
@@ -78,22 +86,31 @@ export function makeApp(ctx: Context) {
       summary: "A sale with live availability, at most 250 ms old",
       tag: "Storefront",
       who: "anyone",
-      answers: { 200: { description: "the sale", schema: contract.saleView }, 304: { description: "unchanged since the given ETag" } },
+      answers: {
+        200: { description: "the sale", schema: contract.saleView },
+        304: { description: "unchanged since the given ETag" },
+      },
     },
     ({ headers, params: [saleId = ""] }) => {
       const sale = ctx.sales.known(saleId);
       const seen = sale && saleView.last(sale);
-      return seen ? saleAnswer(headers, seen) : findSale(ctx, saleId).then(async (found) => saleAnswer(headers, await saleView.fresh(found)));
+      return seen
+        ? saleAnswer(headers, seen)
+        : findSale(ctx, saleId).then(async (found) => saleAnswer(headers, await saleView.fresh(found)));
     },
   );
   function saleAnswer(asked: IncomingHttpHeaders, { text, etag }: { text: string; etag: string }): Reply {
     const headers = { "cache-control": "public, max-age=1", etag };
-    return asked["if-none-match"] === etag ? routes.reply(asked, 304, null, headers) : routes.reply(asked, 200, text, headers);
+    return asked["if-none-match"] === etag
+      ? routes.reply(asked, 304, null, headers)
+      : routes.reply(asked, 200, text, headers);
   }
 
   // ---- reserve -----------------------------------------------------------------------------------------------------
 
-  const reserveHeaders = { "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation" };
+  const reserveHeaders = {
+    "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation",
+  };
   rush(
     {
       method: "post",
@@ -106,9 +123,21 @@ export function makeApp(ctx: Context) {
       body: contract.reserveBody,
       answers: {
         201: { description: "held", schema: contract.reservationView },
-        200: { description: "the same key before: the reservation in its present state; header `Idempotent-Replay: true`", schema: contract.reservationView },
+        200: {
+          description: "the same key before: the reservation in its present state; header `Idempotent-Replay: true`",
+          schema: contract.reservationView,
+        },
       },
-      problems: ["SOLD_OUT", "ALL_HELD", "NOT_ENOUGH_FREE", "LIMIT_REACHED", "SALE_NOT_OPEN", "SALE_PAUSED", "SALE_CLOSED", "IDEMPOTENCY_MISMATCH"],
+      problems: [
+        "SOLD_OUT",
+        "ALL_HELD",
+        "NOT_ENOUGH_FREE",
+        "LIMIT_REACHED",
+        "SALE_NOT_OPEN",
+        "SALE_PAUSED",
+        "SALE_CLOSED",
+        "IDEMPOTENCY_MISMATCH",
+      ],
     },
     (ask) => {
       const customerId = customerOf(ask.headers);
@@ -127,7 +156,11 @@ export function makeApp(ctx: Context) {
       });
     },
   );
-  async function reserved(asked: IncomingHttpHeaders, sale: Sale, r: { customerId: string; idempotencyKey: string; lines: string }): Promise<Reply> {
+  async function reserved(
+    asked: IncomingHttpHeaders,
+    sale: Sale,
+    r: { customerId: string; idempotencyKey: string; lines: string },
+  ): Promise<Reply> {
     const { customerId, lines } = r;
     cartOf(sale, lines);
     const refused = boards.refusal(sale, customerId, lines);
@@ -161,7 +194,11 @@ export function makeApp(ctx: Context) {
       const customerId = customer(c);
       const sale = await saleOf(c);
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
-      return json(c, 200, { reservations: await Promise.all(clock.results.reverse().map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock))) });
+      return json(c, 200, {
+        reservations: await Promise.all(
+          clock.results.reverse().map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock)),
+        ),
+      });
     },
   );
 
@@ -189,7 +226,13 @@ export function makeApp(ctx: Context) {
       summary: "The reservation as server-sent events, until a final state",
       tag: "Storefront",
       who: "shopper",
-      answers: { 200: { description: "`event: reservation`, `data:` the reservation", schema: contract.reservationView, type: "text/event-stream" } },
+      answers: {
+        200: {
+          description: "`event: reservation`, `data:` the reservation",
+          schema: contract.reservationView,
+          type: "text/event-stream",
+        },
+      },
       problems: ["HOLD_LOST"],
     },
     async (c) => {
@@ -206,7 +249,8 @@ export function makeApp(ctx: Context) {
           if (view && data !== told) {
             await stream.writeSSE({ event: "reservation", data: JSON.stringify(view) });
             [told, toldAt] = [data as string, Date.now()];
-            const final = (view.status === "confirmed" && view.recorded) || view.status === "released" || view.status === "expired";
+            const final =
+              (view.status === "confirmed" && view.recorded) || view.status === "released" || view.status === "expired";
             if (final) return;
           } else if (Date.now() - toldAt > EVENTS_KEEPALIVE_MS) {
             await stream.write(": still here\n\n");
@@ -239,7 +283,9 @@ export function makeApp(ctx: Context) {
     async (c) => {
       const customerId = customer(c);
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customerId);
-      const clock = await around("release.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }])));
+      const clock = await around("release.redis", () =>
+        ctx.sales.call(sale, (s) => ctx.scripts.release(s, [{ key: id.key, customerId }])),
+      );
       const r = clock.results[0];
       switch (r?.outcome) {
         case "RELEASED":
@@ -272,7 +318,14 @@ export function makeApp(ctx: Context) {
         202: { description: "paying", schema: contract.reservationView },
         200: { description: "confirmed", schema: contract.reservationView },
       },
-      problems: ["PAYMENT_DECLINED", "RESERVATION_EXPIRED", "RESERVATION_RELEASED", "HOLD_LOST", "SALE_PAUSED", "PAYMENT_LINE_FULL"],
+      problems: [
+        "PAYMENT_DECLINED",
+        "RESERVATION_EXPIRED",
+        "RESERVATION_RELEASED",
+        "HOLD_LOST",
+        "SALE_PAUSED",
+        "PAYMENT_LINE_FULL",
+      ],
     },
     async (ask) => {
       const { headers, params } = ask;
@@ -306,7 +359,8 @@ export function makeApp(ctx: Context) {
         case "DECLINED":
           throw await declined(sale, id.key, paid.hold, paid.clock);
         case "PAYING":
-          if (paid.begun && waitMs === 0) return routes.reply(headers, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
+          if (paid.begun && waitMs === 0)
+            return routes.reply(headers, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
           return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);
         case "CONFIRMED":
           return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);
@@ -321,11 +375,19 @@ export function makeApp(ctx: Context) {
   }
 
   /** Waits as long as the caller prefers for the payment to end; unknown stays paying. */
-  async function settled(ask: Ask, sale: Sale, key: string, first: Hold, firstClock: SaleClock, waitMs: number): Promise<Reply> {
+  async function settled(
+    ask: Ask,
+    sale: Sale,
+    key: string,
+    first: Hold,
+    firstClock: SaleClock,
+    waitMs: number,
+  ): Promise<Reply> {
     const until = Date.now() + waitMs;
     const signal = waitMs > 0 ? AbortSignal.any([ctx.draining, ask.gone()]) : ctx.draining;
     let [hold, clock] = [first, firstClock];
-    const answer = async (status: number) => routes.reply(ask.headers, status, await viewReservation(ctx, sale, key, hold, clock));
+    const answer = async (status: number) =>
+      routes.reply(ask.headers, status, await viewReservation(ctx, sale, key, hold, clock));
     for (;;) {
       if (hold.state === "confirmed") return answer(200);
       if (hold.state === "held" && hold.reference !== "") {
@@ -360,7 +422,12 @@ export function makeApp(ctx: Context) {
       if (order && order.customerId === customerId) return json(c, 200, (await viewOrders(ctx, [order]))[0]);
       const payment = order ? undefined : await findPayment(ctx.db, reference);
       const coming = payment?.state === "captured" && payment.customerId === customerId;
-      throw new Problem("NOT_FOUND", coming ? "the order is being written" : "no such order", {}, coming ? 500 : undefined);
+      throw new Problem(
+        "NOT_FOUND",
+        coming ? "the order is being written" : "no such order",
+        {},
+        coming ? 500 : undefined,
+      );
     },
   );
 
@@ -372,11 +439,17 @@ export function makeApp(ctx: Context) {
 }
 
 /** The gateway and token of a confirm, checked against what the sale offers. */
-function gatewayOf(ctx: Context, sale: Sale, payment: { gateway?: string | undefined; token?: string | undefined }): { gateway: string; token: string | null } {
+function gatewayOf(
+  ctx: Context,
+  sale: Sale,
+  payment: { gateway?: string | undefined; token?: string | undefined },
+): { gateway: string; token: string | null } {
   const name = payment.gateway ?? (sale.gateways[0] as string);
   const gateway = sale.gateways.includes(name) ? ctx.gateways.get(name) : undefined;
   if (!gateway) throw invalid([{ path: "payment.gateway", message: `this sale offers ${sale.gateways.join(", ")}` }]);
-  if (gateway.needsToken && !payment.token) throw invalid([{ path: "payment.token", message: `${name} needs the token its browser library gave` }]);
-  if (!gateway.needsToken && payment.token) throw invalid([{ path: "payment.token", message: `${name} takes no token` }]);
+  if (gateway.needsToken && !payment.token)
+    throw invalid([{ path: "payment.token", message: `${name} needs the token its browser library gave` }]);
+  if (!gateway.needsToken && payment.token)
+    throw invalid([{ path: "payment.token", message: `${name} takes no token` }]);
   return { gateway: name, token: payment.token ?? null };
 }

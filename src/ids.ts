@@ -36,7 +36,8 @@ export function makeIds(secret: string): Ids {
     // The idempotency key is visible ASCII and the customer id has no white space, so a line break keeps them apart.
     reservationKey: (saleNo, customerId, idempotencyKey) =>
       hash("sha256", `${prefix}\n${saleNo}\n${customerId}\n${idempotencyKey}`, "base64url").slice(0, HASH_LENGTH),
-    reservationId: (saleNo, customerId, key) => `rsv_${saleNo.toString(36)}.${PARTITION}.${key}${mac(saleNo, customerId, key)}`,
+    reservationId: (saleNo, customerId, key) =>
+      `rsv_${saleNo.toString(36)}.${PARTITION}.${key}${mac(saleNo, customerId, key)}`,
     parse(id, customerId) {
       const [, no = "", partition = "", key = "", given = ""] = SHAPE.exec(id) ?? [];
       if (!no || Number(partition) !== PARTITION) return null;

@@ -16,5 +16,7 @@ export function preferredLanguage(acceptLanguage: string | undefined): Language 
 }
 
 /** A shop's text in the reader's language. */
-export const inLanguage = (text: string | { ja: string; en: string } | undefined, language: Language): string | undefined =>
-  typeof text === "object" ? text[language] : text;
+export const inLanguage = (
+  text: string | { ja: string; en: string } | undefined,
+  language: Language,
+): string | undefined => (typeof text === "object" ? text[language] : text);

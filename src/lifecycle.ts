@@ -15,7 +15,17 @@ export const RESERVATION_TRANSITIONS: Record<ReservationState, readonly Reservat
   expired: [],
 };
 
-export const PAYMENT_STATES = ["queued", "sending", "action_required", "unknown", "captured", "declined", "cancelled", "refunding", "refunded"] as const;
+export const PAYMENT_STATES = [
+  "queued",
+  "sending",
+  "action_required",
+  "unknown",
+  "captured",
+  "declined",
+  "cancelled",
+  "refunding",
+  "refunded",
+] as const;
 export type PaymentState = (typeof PAYMENT_STATES)[number];
 
 /**

@@ -4,7 +4,9 @@ import { readFile } from "node:fs/promises";
 import { register } from "node:module";
 import { isMainThread } from "node:worker_threads";
 
-const TSCONFIG = { compilerOptions: { target: "ES2023", jsx: "react-jsx", jsxImportSource: "hono/jsx", verbatimModuleSyntax: true } };
+const TSCONFIG = {
+  compilerOptions: { target: "ES2023", jsx: "react-jsx", jsxImportSource: "hono/jsx", verbatimModuleSyntax: true },
+};
 /** esbuild is a process of its own; it is ended when nothing was loaded for so long. */
 const IDLE_MS = 1_000;
 

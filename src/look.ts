@@ -32,7 +32,9 @@ export function makeLook(db: Db, scripts: Scripts) {
 
     /** Whether the order's row is written. */
     recorded: coalesce<string, boolean>(async (ids) => {
-      const found = new Set((await db.select({ id: orders.id }).from(orders).where(inArray(orders.id, ids))).map((o) => o.id));
+      const found = new Set(
+        (await db.select({ id: orders.id }).from(orders).where(inArray(orders.id, ids))).map((o) => o.id),
+      );
       return ids.map((id) => found.has(id));
     }, TOGETHER),
 
@@ -40,7 +42,10 @@ export function makeLook(db: Db, scripts: Scripts) {
     place(gateway: string, reference: string): Promise<number> {
       let one = places.get(gateway);
       if (!one) {
-        one = coalesce<string, number>(async (references) => (await scripts.gateView(gateway, references)).places, TOGETHER);
+        one = coalesce<string, number>(
+          async (references) => (await scripts.gateView(gateway, references)).places,
+          TOGETHER,
+        );
         places.set(gateway, one);
       }
       return one(reference);
@@ -50,7 +55,9 @@ export function makeLook(db: Db, scripts: Scripts) {
     line(gateway: string): Promise<Line> {
       const seen = lines.get(gateway);
       if (seen && performance.now() - seen.at < LINE_MS) return seen.line;
-      const line = scripts.gateView(gateway).then((v) => ({ inFlight: v.inFlight, length: v.line, callMs: v.callMs, opensInMs: v.opensInMs }));
+      const line = scripts
+        .gateView(gateway)
+        .then((v) => ({ inFlight: v.inFlight, length: v.line, callMs: v.callMs, opensInMs: v.opensInMs }));
       lines.set(gateway, { at: performance.now(), line });
       line.catch(() => lines.delete(gateway));
       return line;

@@ -37,7 +37,14 @@ async function demoSale(service: Service): Promise<void> {
   const now = Date.now();
   const item = (sku: string, name: string, unitPrice: number, stock: number) => ({ sku, name, unitPrice, stock });
   await createSale(service.ctx, {
-    ...{ id: DEMO_SALE, name: "福袋 Demo Sale", currency: "JPY", holdMs: 600_000, maxUnitsPerCustomer: 2, shippingFee: 800 },
+    ...{
+      id: DEMO_SALE,
+      name: "福袋 Demo Sale",
+      currency: "JPY",
+      holdMs: 600_000,
+      maxUnitsPerCustomer: 2,
+      shippingFee: 800,
+    },
     ...{ opensAt: new Date(now).toISOString(), closesAt: new Date(now + 365 * DAY_MS).toISOString() },
     shop: {
       name: { ja: "福袋デモ商店", en: "Lucky Bag Demo Shop" },
@@ -45,7 +52,10 @@ async function demoSale(service: Service): Promise<void> {
       ...{ phone: "03-0000-0000", email: "shop@fukubukuro.example", invoiceNumber: "T1234567890123" },
     },
     terms: {
-      delivery: { ja: "ご注文の確定後、7 日以内に発送します。", en: "Shipped within 7 days after the order is placed." },
+      delivery: {
+        ja: "ご注文の確定後、7 日以内に発送します。",
+        en: "Shipped within 7 days after the order is placed.",
+      },
       cancellation: {
         ja: "福袋の性質上、お客様のご都合による返品・交換はお受けできません。不良品は到着後 7 日以内にご連絡ください。送料当店負担で交換または返金いたします。",
         en: "Lucky bags cannot be returned or exchanged for a change of mind. If something is broken, tell us within 7 days of arrival: we exchange or refund it at our cost.",
@@ -141,7 +151,10 @@ async function serve(): Promise<void> {
 async function serveApi(config: Config): Promise<void> {
   const log = logOf(config, config.logLevel === undefined && told.mailsFolder !== undefined);
   const folder = told.mailsFolder;
-  const service = await compose(config, log, { mailbox: folder === undefined ? null : readMailbox(folder), alone: false });
+  const service = await compose(config, log, {
+    mailbox: folder === undefined ? null : readMailbox(folder),
+    alone: false,
+  });
   shareFigures(service.ctx.metrics);
   // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.
   await service.ctx.redis.ready(5_000).catch(() => {});
@@ -158,7 +171,10 @@ async function serveApi(config: Config): Promise<void> {
 /** For commands beside a running service: the stores it runs on, no loops, no HTTP. */
 async function withService<T>(f: (service: Service) => Promise<T>): Promise<T> {
   const config = await attach(readConfig());
-  const service = await compose({ ...config, role: "api", shopperTokenSecrets: config.shopperTokenSecrets ?? ["unused-by-this-command"] }, logOf(config, true));
+  const service = await compose(
+    { ...config, role: "api", shopperTokenSecrets: config.shopperTokenSecrets ?? ["unused-by-this-command"] },
+    logOf(config, true),
+  );
   try {
     await service.ctx.redis.ready(5_000);
     return await f(service);
@@ -170,7 +186,8 @@ async function withService<T>(f: (service: Service) => Promise<T>): Promise<T> {
 async function salesNamed(service: Service, id: string | undefined): Promise<Sale[]> {
   const all = await service.ctx.sales.all();
   const wanted = id === undefined ? all : all.filter((s) => s.id === id);
-  if (wanted.length === 0) throw new ConfigError(id === undefined ? "There is no sale yet." : `There is no sale ${id}.`);
+  if (wanted.length === 0)
+    throw new ConfigError(id === undefined ? "There is no sale yet." : `There is no sale ${id}.`);
   return wanted;
 }
 
@@ -178,10 +195,15 @@ const print = (value: unknown): void => void process.stdout.write(`${JSON.string
 
 const program = new Command("fukubukuro")
   .description("Inventory service for flash sales. Settings come from the environment: see the README's table.")
-  .version((JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version)
+  .version(
+    (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version,
+  )
   .showHelpAfterError();
 
-program.command("serve").description("run the service; without REDIS_URL and DATABASE_URL everything it needs is started too").action(serve);
+program
+  .command("serve")
+  .description("run the service; without REDIS_URL and DATABASE_URL everything it needs is started too")
+  .action(serve);
 
 program
   .command("token")
@@ -228,7 +250,9 @@ program
 
 program
   .command("rehearse")
-  .description("before the sale: a small one on a stack of its own, with things killed before your eyes; ends with the certificate")
+  .description(
+    "before the sale: a small one on a stack of its own, with things killed before your eyes; ends with the certificate",
+  )
   .action(async () => {
     const r = await rehearse((line) => process.stdout.write(`${line}\n`));
     process.stdout.write(`${verdictOf(r).join("\n")}\n`);
@@ -255,7 +279,9 @@ sale
 sale
   .command("list")
   .description("list sales")
-  .action(() => withService(async (service) => print((await service.ctx.sales.all()).map(({ id, name }) => ({ id, name })))));
+  .action(() =>
+    withService(async (service) => print((await service.ctx.sales.all()).map(({ id, name }) => ({ id, name })))),
+  );
 
 try {
   await program.parseAsync();

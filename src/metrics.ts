@@ -11,7 +11,12 @@ export function makeMetrics() {
     registry,
     /** What /metrics answers; with several processes the figures of all (processes.ts). */
     text: () => registry.metrics(),
-    requests: new Counter({ name: "fukubukuro_http_requests_total", help: "Answers by route and status", labelNames: ["route", "status"], registers }),
+    requests: new Counter({
+      name: "fukubukuro_http_requests_total",
+      help: "Answers by route and status",
+      labelNames: ["route", "status"],
+      registers,
+    }),
     requestSeconds: new Histogram({
       name: "fukubukuro_http_request_seconds",
       help: "Time to answer by route",
@@ -19,7 +24,12 @@ export function makeMetrics() {
       buckets: seconds,
       registers,
     }),
-    outcomes: new Counter({ name: "fukubukuro_outcomes_total", help: "Outcomes of stages", labelNames: ["stage", "outcome"], registers }),
+    outcomes: new Counter({
+      name: "fukubukuro_outcomes_total",
+      help: "Outcomes of stages",
+      labelNames: ["stage", "outcome"],
+      registers,
+    }),
     gatewayCalls: new Histogram({
       name: "fukubukuro_gateway_call_seconds",
       help: "Gateway calls by kind and answer",
@@ -27,20 +37,39 @@ export function makeMetrics() {
       buckets: seconds,
       registers,
     }),
-    persisted: new Counter({ name: "fukubukuro_journal_entries_persisted_total", help: "Journal entries written to Postgres", registers }),
+    persisted: new Counter({
+      name: "fukubukuro_journal_entries_persisted_total",
+      help: "Journal entries written to Postgres",
+      registers,
+    }),
     orders: new Counter({ name: "fukubukuro_orders_recorded_total", help: "Orders recorded", registers }),
     deadLetters: new Counter({ name: "fukubukuro_dead_letters_total", help: "Journal entries set aside", registers }),
     mails: new Counter({ name: "fukubukuro_mails_total", help: "Mails by result", labelNames: ["result"], registers }),
     rebuilds: new Counter({ name: "fukubukuro_rebuilds_total", help: "Rebuilds of a sale in Redis", registers }),
-    units: new Gauge({ name: "fukubukuro_units", help: "Units by sale, item and count", labelNames: ["sale", "sku", "count"], registers }),
-    books: new Gauge({ name: "fukubukuro_books_ok", help: "1 when the last audit of the sale was ok", labelNames: ["sale"], registers }),
+    units: new Gauge({
+      name: "fukubukuro_units",
+      help: "Units by sale, item and count",
+      labelNames: ["sale", "sku", "count"],
+      registers,
+    }),
+    books: new Gauge({
+      name: "fukubukuro_books_ok",
+      help: "1 when the last audit of the sale was ok",
+      labelNames: ["sale"],
+      registers,
+    }),
     open: new Gauge({
       name: "fukubukuro_open",
       help: "Open work by sale: paying, unknown, journal_lag, refunding, mails_queued",
       labelNames: ["sale", "kind"],
       registers,
     }),
-    gateInFlight: new Gauge({ name: "fukubukuro_gate_in_flight", help: "Permits out", labelNames: ["gateway"], registers }),
+    gateInFlight: new Gauge({
+      name: "fukubukuro_gate_in_flight",
+      help: "Permits out",
+      labelNames: ["gateway"],
+      registers,
+    }),
     breaker: new Gauge({
       name: "fukubukuro_gate_breaker_open",
       help: "1 while this worker waits for a gateway that gives no definite answers",

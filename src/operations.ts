@@ -39,7 +39,9 @@ export function operationRoutes(ctx: Context, routes: Routes): void {
     },
   );
 
-  app.get("/metrics", async (c) => routes.send(c, 200, await ctx.metrics.text(), { "content-type": ctx.metrics.registry.contentType }));
+  app.get("/metrics", async (c) =>
+    routes.send(c, 200, await ctx.metrics.text(), { "content-type": ctx.metrics.registry.contentType }),
+  );
 }
 
 /** Last: it tells of every route that was made before. */
@@ -51,7 +53,11 @@ export function documentRoutes(ctx: Context, routes: Routes): void {
     bearerFormat: "JWT",
     description: "HS256, claims sub, aud=fukubukuro, exp",
   });
-  app.openAPIRegistry.registerComponent("securitySchemes", "admin", { type: "http", scheme: "bearer", description: "ADMIN_TOKEN" });
+  app.openAPIRegistry.registerComponent("securitySchemes", "admin", {
+    type: "http",
+    scheme: "bearer",
+    description: "ADMIN_TOKEN",
+  });
   let document: string | undefined;
   app.get("/openapi.json", (c) => {
     document ??= JSON.stringify(

@@ -5,13 +5,22 @@
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import type { Db, Tx } from "./db.ts";
 import type { GatewayAnswer } from "./gateways/port.ts";
-import { assertPaymentStep, PAYMENT_ENDED_UNPAID, PAYMENT_OPEN, type PaymentState, paymentStatesBefore } from "./lifecycle.ts";
+import {
+  assertPaymentStep,
+  PAYMENT_ENDED_UNPAID,
+  PAYMENT_OPEN,
+  type PaymentState,
+  paymentStatesBefore,
+} from "./lifecycle.ts";
 import { epochs, items, type OrderLine, payments } from "./schema.ts";
 
 export type Payment = typeof payments.$inferSelect;
 export type NewPayment = typeof payments.$inferInsert;
 /** What a hold needs to know of its payment to be brought in line with it. */
-export type PaymentOutcome = Pick<Payment, "saleId" | "reference" | "reservationKey" | "state" | "declineCode" | "late">;
+export type PaymentOutcome = Pick<
+  Payment,
+  "saleId" | "reference" | "reservationKey" | "state" | "declineCode" | "late"
+>;
 
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
@@ -27,7 +36,9 @@ const ATTENTION_LOOK_UP_MS = 600_000;
 
 const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 
-const COLUMNS = Object.entries(getTableColumns(payments)).map(([property, column]) => [property as keyof NewPayment, column.name] as const);
+const COLUMNS = Object.entries(getTableColumns(payments)).map(
+  ([property, column]) => [property as keyof NewPayment, column.name] as const,
+);
 
 /** A row to be, and the epoch of the Redis in which its hold was pinned; a tombstone has no pin. */
 export type RowToInsert = NewPayment & { pinnedIn?: number };
@@ -64,7 +75,9 @@ export async function findPayment(db: Db, reference: string): Promise<Payment | 
 }
 
 export function findPayments(db: Db, references: string[]): Promise<Payment[]> {
-  return references.length === 0 ? Promise.resolve([]) : db.select().from(payments).where(inArray(payments.reference, references));
+  return references.length === 0
+    ? Promise.resolve([])
+    : db.select().from(payments).where(inArray(payments.reference, references));
 }
 
 /** Units per item of some payments, in order of sku, so that two transactions never lock items crosswise. */
@@ -142,7 +155,12 @@ class OldEpoch extends Error {}
  * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in between.
  * Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was done.
  */
-export async function claimAtOnce(db: Db, saleId: string, references: string[], epoch: number): Promise<PaymentOutcome[] | "NO_UNITS" | "OLD_EPOCH"> {
+export async function claimAtOnce(
+  db: Db,
+  saleId: string,
+  references: string[],
+  epoch: number,
+): Promise<PaymentOutcome[] | "NO_UNITS" | "OLD_EPOCH"> {
   assertPaymentStep("queued", "captured");
   try {
     return await db.transaction(async (tx) => {
@@ -176,7 +194,13 @@ export async function claimAtOnce(db: Db, saleId: string, references: string[], 
  * Ended unpaid -> captured: money that came late, while the units can still be claimed and no other attempt of the reservation is live. Null
  * when they cannot: then it is to be refunded. The one step that the lifecycle's table leaves out, since only reconcile takes it.
  */
-export async function claimLate(db: Db, reference: string, chargeId: string, saleId: string, epoch: number): Promise<PaymentOutcome | null> {
+export async function claimLate(
+  db: Db,
+  reference: string,
+  chargeId: string,
+  saleId: string,
+  epoch: number,
+): Promise<PaymentOutcome | null> {
   try {
     return await db.transaction(async (tx) => {
       if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
@@ -214,7 +238,13 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
  * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer write
  * an outcome, and puts the next look off. Null when another instance was faster or it is no longer open.
  */
-export async function takeOver(db: Db, reference: string, fence: number, nextLookMs: number, sends: boolean): Promise<Payment | null> {
+export async function takeOver(
+  db: Db,
+  reference: string,
+  fence: number,
+  nextLookMs: number,
+  sends: boolean,
+): Promise<Payment | null> {
   const [row] = await db
     .update(payments)
     .set({
@@ -222,7 +252,9 @@ export async function takeOver(db: Db, reference: string, fence: number, nextLoo
       checkAt: inMs(nextLookMs),
       ...(sends && { sends: sql`${payments.sends} + 1`, sentAt: sql`now()` }),
     })
-    .where(and(eq(payments.reference, reference), eq(payments.fence, fence), inArray(payments.state, [...PAYMENT_OPEN])))
+    .where(
+      and(eq(payments.reference, reference), eq(payments.fence, fence), inArray(payments.state, [...PAYMENT_OPEN])),
+    )
     .returning();
   return row ?? null;
 }
@@ -231,7 +263,12 @@ export async function takeOver(db: Db, reference: string, fence: number, nextLoo
  * Writes what the gateway said, under the fence it was asked with, and un-claims in the same transaction when it said
  * "no money". Answers the stored row, whoever wrote it.
  */
-export async function settlePayment(db: Db, asked: Payment, answer: GatewayAnswer, actionDeadlineMs: number): Promise<Payment> {
+export async function settlePayment(
+  db: Db,
+  asked: Payment,
+  answer: GatewayAnswer,
+  actionDeadlineMs: number,
+): Promise<Payment> {
   const guarded = (to: PaymentState) =>
     and(
       eq(payments.reference, asked.reference),
@@ -257,7 +294,15 @@ export async function settlePayment(db: Db, asked: Payment, answer: GatewayAnswe
         }
         await tx
           .update(payments)
-          .set({ state: "captured", chargeId: answer.chargeId, token: null, capturedAt: sql`now()`, actionUrl: null, checkAt: null, attention: null })
+          .set({
+            state: "captured",
+            chargeId: answer.chargeId,
+            token: null,
+            capturedAt: sql`now()`,
+            actionUrl: null,
+            checkAt: null,
+            attention: null,
+          })
           .where(guarded("captured"));
         return;
       }
@@ -308,11 +353,20 @@ export async function settlePayment(db: Db, asked: Payment, answer: GatewayAnswe
       case "not_found":
       case "not_done": {
         // Known not to have been done: it does not count as sent, and need not wait for a lease.
-        const notSent = answer.outcome === "not_done" && { sends: sql`greatest(${payments.sends} - 1, 0)`, sentAt: null };
+        const notSent = answer.outcome === "not_done" && {
+          sends: sql`greatest(${payments.sends} - 1, 0)`,
+          sentAt: null,
+        };
         await tx
           .update(payments)
           .set({ checkAt: inMs(lookAgainMs), ...notSent })
-          .where(and(eq(payments.reference, asked.reference), eq(payments.fence, asked.fence), inArray(payments.state, [...PAYMENT_OPEN])));
+          .where(
+            and(
+              eq(payments.reference, asked.reference),
+              eq(payments.fence, asked.fence),
+              inArray(payments.state, [...PAYMENT_OPEN]),
+            ),
+          );
         return;
       }
       case "refunded": {
@@ -333,12 +387,21 @@ export async function writeTombstone(
   db: Db,
   p: { reference: string; saleId: string; reservationId: string; reservationKey: string; customerId: string },
 ): Promise<Payment> {
-  const nothing = { gateway: "none", tokenDigest: "", amount: 0, currency: "", lines: [], contact: { email: "", name: "" }, language: "en" };
+  const nothing = {
+    gateway: "none",
+    tokenDigest: "",
+    amount: 0,
+    currency: "",
+    lines: [],
+    contact: { email: "", name: "" },
+    language: "en",
+  };
   await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: "not_written", endedAt: new Date() }]);
   return (await findPayment(db, p.reference)) as Payment;
 }
 
-export const endedUnpaid = (p: Pick<Payment, "state">) => (PAYMENT_ENDED_UNPAID as readonly PaymentState[]).includes(p.state);
+export const endedUnpaid = (p: Pick<Payment, "state">) =>
+  (PAYMENT_ENDED_UNPAID as readonly PaymentState[]).includes(p.state);
 
 /** Its hold must not stay paying: it ended unpaid, or it is late money on its way back. */
 export const leavesHold = (p: Pick<Payment, "state" | "late">) => endedUnpaid(p) || p.late;

@@ -70,7 +70,10 @@ export const invalid = (errors: FieldError[]) =>
 const JITTER = 0.25;
 
 /** Body, and headers beside its type, of a problem. `Retry-After` is in whole seconds, rounded up; `retryAfterMs` has jitter, so that clients do not come back as one. */
-export function problemAnswer(p: Problem, requestId: string): { status: number; body: Record<string, unknown>; headers: Record<string, string> } {
+export function problemAnswer(
+  p: Problem,
+  requestId: string,
+): { status: number; body: Record<string, unknown>; headers: Record<string, string> } {
   const { status, title } = PROBLEMS[p.code];
   const body: Record<string, unknown> = {
     type: `urn:fukubukuro:problem:${p.code.toLowerCase()}`,

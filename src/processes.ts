@@ -28,8 +28,16 @@ export interface ApiProcesses {
 }
 
 /** Starts the api processes; resolves when all of them listen. */
-export async function startApiProcesses(config: Config, metrics: Metrics, log: Logger, mails: string | undefined): Promise<ApiProcesses> {
-  const env = { ...settingsFor({ ...config, role: "api", processes: 1 }), ...(mails !== undefined && { [MAILS_FOLDER]: mails }) };
+export async function startApiProcesses(
+  config: Config,
+  metrics: Metrics,
+  log: Logger,
+  mails: string | undefined,
+): Promise<ApiProcesses> {
+  const env = {
+    ...settingsFor({ ...config, role: "api", processes: 1 }),
+    ...(mails !== undefined && { [MAILS_FOLDER]: mails }),
+  };
   let stopping = false;
   let soonEnded = 0;
   const timers = new Set<NodeJS.Timeout>();
@@ -55,7 +63,9 @@ export async function startApiProcesses(config: Config, metrics: Metrics, log: L
 
   function hear(worker: Worker, message: ToParent): void {
     if ("ask" in message) {
-      void gather().then((text) => worker.isConnected() && worker.send({ answer: message.ask, text } satisfies ToChild));
+      void gather().then(
+        (text) => worker.isConnected() && worker.send({ answer: message.ask, text } satisfies ToChild),
+      );
     } else {
       const w = waiting.get(message.of);
       if (!w?.left.delete(worker.id)) return;
@@ -73,7 +83,10 @@ export async function startApiProcesses(config: Config, metrics: Metrics, log: L
     let fail: (error: Error) => void = () => {};
     worker.once("exit", (code, signal) => {
       if (stopping) return;
-      if (first && !up) return fail(new StartError(`an api process ended before it listened (${signal ?? code}): is port ${config.port} taken?`));
+      if (first && !up)
+        return fail(
+          new StartError(`an api process ended before it listened (${signal ?? code}): is port ${config.port} taken?`),
+        );
       soonEnded = performance.now() - startedAt < SETTLED_MS ? soonEnded + 1 : 0;
       const inMs = soonEnded === 0 ? 0 : Math.min(RESTART_MS * 2 ** (soonEnded - 1), RESTART_MS_MAX);
       log.error({ pid: worker.process.pid, code, signal, inMs }, "an api process ended; another one takes its place");
@@ -115,7 +128,9 @@ export function shareFigures(metrics: Metrics): void {
   let asked = 0;
   process.on("message", (message: ToChild) => {
     if ("give" in message) {
-      void metrics.registry.getMetricsAsJSON().then((figures) => process.connected && process.send?.({ figures, of: message.give } satisfies ToParent));
+      void metrics.registry
+        .getMetricsAsJSON()
+        .then((figures) => process.connected && process.send?.({ figures, of: message.give } satisfies ToParent));
     } else if ("answer" in message) {
       waiting.get(message.answer)?.(message.text);
       waiting.delete(message.answer);

@@ -51,7 +51,9 @@ function settingsOf(nodes: Client[]): Promise<Array<Record<string, string> | nul
       const more = await (n.config("GET", "maxmemory*") as Promise<string[]>).catch(() => null);
       if (!flat || !more) return null;
       const all = [...flat, ...more];
-      return Object.fromEntries(Array.from({ length: all.length / 2 }, (_, i) => [all[2 * i] as string, all[2 * i + 1] as string]));
+      return Object.fromEntries(
+        Array.from({ length: all.length / 2 }, (_, i) => [all[2 * i] as string, all[2 * i + 1] as string]),
+      );
     }),
   );
 }
@@ -63,7 +65,8 @@ function parseInstance(info: string): Instance {
 
 export function makeClient(urls: string[]): Client | Cluster {
   const first = urls[0] as string;
-  if (urls.length === 1) return first.startsWith("unix:") ? new Client({ ...SAFE, path: new URL(first).pathname }) : new Client(first, SAFE);
+  if (urls.length === 1)
+    return first.startsWith("unix:") ? new Client({ ...SAFE, path: new URL(first).pathname }) : new Client(first, SAFE);
   const nodes: ClusterNode[] = urls.map((u) => ({ host: new URL(u).hostname, port: Number(new URL(u).port || 6379) }));
   return new Cluster(nodes, { redisOptions: SAFE, enableOfflineQueue: false, lazyConnect: true });
 }
@@ -81,7 +84,9 @@ export function connectRedis(urls: string[], log: Logger, allowUnsafe: string[] 
   const ask = async () => {
     const infos =
       client instanceof Cluster
-        ? await Promise.all(client.nodes("master").map(async (n) => `${await n.info("server")}\n${await n.info("replication")}`))
+        ? await Promise.all(
+            client.nodes("master").map(async (n) => `${await n.info("server")}\n${await n.info("replication")}`),
+          )
         : [`${await client.info("server")}\n${await client.info("replication")}`];
     const settings = await settingsOf(client instanceof Cluster ? client.nodes("master") : [client]);
     const unsafe = infos.flatMap((info, i) => unsafeRedis(info, settings[i] ?? null));

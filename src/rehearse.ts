@@ -49,7 +49,11 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
     stops.push(() => redis.stop());
     let postgres = await startPostgres(join(folder, "postgres"), { password: secrets.postgres });
     stops.push(() => postgres.stop());
-    const gateway = await startSandboxProcess({ SANDBOX_LEDGER: join(folder, "ledger.jsonl"), SANDBOX_LATENCY_MS: "250", SANDBOX_JITTER_MS: "150" });
+    const gateway = await startSandboxProcess({
+      SANDBOX_LEDGER: join(folder, "ledger.jsonl"),
+      SANDBOX_LATENCY_MS: "250",
+      SANDBOX_JITTER_MS: "150",
+    });
     stops.push(gateway.stop);
     const mailbox = await startMailbox(join(folder, "mails"));
     stops.push(mailbox.close);
@@ -63,7 +67,15 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
       const one = startGuarded("service", [process.execPath, program, "serve"], {
         signal: "TERM",
         env: {
-          ...{ PORT: String(port), HOST: "127.0.0.1", ROLE: "all", PROCESSES: "1", LOG_LEVEL: "silent", DATA_DIR: folder, ADMIN_TOKEN: secrets.admin },
+          ...{
+            PORT: String(port),
+            HOST: "127.0.0.1",
+            ROLE: "all",
+            PROCESSES: "1",
+            LOG_LEVEL: "silent",
+            DATA_DIR: folder,
+            ADMIN_TOKEN: secrets.admin,
+          },
           ...{
             REDIS_URL: redis.url,
             DATABASE_URL: postgres.url,
@@ -71,7 +83,13 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
             SMTP_URL: mailbox.url,
             SHOPPER_TOKEN_SECRET: secrets.shopper,
           },
-          ...{ GATEWAYS: "sandbox,cod", GATEWAY_TIMEOUT_MS: "1500", GATEWAY_OVERRUN_MS: "500", GATEWAY_LEASE_MS: "2500", RETRY_GRACE_MS: "4000" },
+          ...{
+            GATEWAYS: "sandbox,cod",
+            GATEWAY_TIMEOUT_MS: "1500",
+            GATEWAY_OVERRUN_MS: "500",
+            GATEWAY_LEASE_MS: "2500",
+            RETRY_GRACE_MS: "4000",
+          },
         },
       });
       for (;;) {
@@ -105,26 +123,57 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
 
     const saleId = "rehearsal";
     await admin("POST", "/sales", {
-      ...{ id: saleId, name: "Rehearsal", currency: "JPY", holdMs: HOLD_MS, maxUnitsPerCustomer: 2, gateways: ["sandbox", "cod"], shippingFee: 800 },
-      ...{ opensAt: new Date(Date.now() - 1000).toISOString(), closesAt: new Date(Date.now() + 3_600_000).toISOString() },
+      ...{
+        id: saleId,
+        name: "Rehearsal",
+        currency: "JPY",
+        holdMs: HOLD_MS,
+        maxUnitsPerCustomer: 2,
+        gateways: ["sandbox", "cod"],
+        shippingFee: 800,
+      },
+      ...{
+        opensAt: new Date(Date.now() - 1000).toISOString(),
+        closesAt: new Date(Date.now() + 3_600_000).toISOString(),
+      },
       items: [{ sku: "bag", name: "Lucky bag", unitPrice: 5_000, stock: BAGS }],
     });
-    say(`A sale of ${BAGS} bags is open; ${SHOPPERS} shoppers press, four payments at a time go through a slow gateway.`);
+    say(
+      `A sale of ${BAGS} bags is open; ${SHOPPERS} shoppers press, four payments at a time go through a slow gateway.`,
+    );
 
     const told = new Set<string>();
     const contact = { email: "shopper@example.invalid", name: "Rehearsal" };
-    const ways: Json[] = [{ token: "tok_ok" }, { gateway: "cod" }, { token: "tok_timeout_after_charge" }, { token: "tok_ok" }, { token: "tok_declined" }];
+    const ways: Json[] = [
+      { token: "tok_ok" },
+      { gateway: "cod" },
+      { token: "tok_timeout_after_charge" },
+      { token: "tok_ok" },
+      { token: "tok_declined" },
+    ];
     async function shop(i: number): Promise<void> {
       const token = signShopperToken(secrets.shopper, `shopper-${i}`, 3_600_000);
       await pause(Math.random() * 12_000);
       for (let tries = 0; tries < 60; tries++) {
-        const held = await call("POST", `/sales/${saleId}/reservations`, token, { lines: [{ sku: "bag", quantity: 1 }] }, { "idempotency-key": "one" });
+        const held = await call(
+          "POST",
+          `/sales/${saleId}/reservations`,
+          token,
+          { lines: [{ sku: "bag", quantity: 1 }] },
+          { "idempotency-key": "one" },
+        );
         const status = held?.body.status;
         if (status === "confirmed") return void told.add(held?.body.orderId as string);
         if (status === "expired" || held?.body.code === "SOLD_OUT") return;
         if (status === "held" || status === "paying") {
           const payment = tries > 0 && i % ways.length === 4 ? ways[0] : ways[i % ways.length];
-          const paid = await call("POST", `/reservations/${held?.body.id}/confirm`, token, { payment, contact }, { prefer: "wait=5" });
+          const paid = await call(
+            "POST",
+            `/reservations/${held?.body.id}/confirm`,
+            token,
+            { payment, contact },
+            { prefer: "wait=5" },
+          );
           if (paid?.body.status === "confirmed") return void told.add(paid.body.orderId as string);
         }
         await pause(300 + Math.random() * 500);
@@ -163,12 +212,13 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
     await strike("kill -9 of Postgres; started again", async () => {
       dead(postgres.pid);
       for (let tries = 0; ; tries++) {
-        const started = await startPostgres(join(folder, "postgres"), { password: secrets.postgres, port: Number(new URL(postgres.url).port) }).catch(
-          (error) => {
-            if (tries > 30) throw error;
-            return null; // its backends hold the shared memory a little longer
-          },
-        );
+        const started = await startPostgres(join(folder, "postgres"), {
+          password: secrets.postgres,
+          port: Number(new URL(postgres.url).port),
+        }).catch((error) => {
+          if (tries > 30) throw error;
+          return null; // its backends hold the shared memory a little longer
+        });
         if (started) {
           postgres = started;
           return;
@@ -183,19 +233,35 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
     say("Waiting until every shopper has an answer and nothing is under way ...");
     await shopping;
     const audit = await settled();
-    const orders = ((await admin("GET", `/orders?saleId=${saleId}&limit=200`))?.body.orders ?? []) as Array<{ id: string }>;
+    const orders = ((await admin("GET", `/orders?saleId=${saleId}&limit=200`))?.body.orders ?? []) as Array<{
+      id: string;
+    }>;
     const recorded = new Set(orders.map((o) => o.id));
     const certificate = join(tmpdir(), `fukubukuro-certificate-${Date.now()}.html`);
-    const page = await fetch(`${url}/v1/admin/sales/${saleId}/audit`, { headers: { authorization: `Bearer ${secrets.admin}`, accept: "text/html" } });
+    const page = await fetch(`${url}/v1/admin/sales/${saleId}/audit`, {
+      headers: { authorization: `Bearer ${secrets.admin}`, accept: "text/html" },
+    });
     await writeFile(certificate, await page.text());
     const kept = [...told].every((id) => recorded.has(id));
-    return { audit, told: [...told], recorded: recorded.size, certificate, ok: audit.ok && kept && audit.open.paying === 0 && recorded.size > 0 };
+    return {
+      audit,
+      told: [...told],
+      recorded: recorded.size,
+      certificate,
+      ok: audit.ok && kept && audit.open.paying === 0 && recorded.size > 0,
+    };
 
     async function settled(): Promise<Audit> {
       const until = Date.now() + SETTLE_MS_MAX;
       for (;;) {
         const a = (await admin("GET", `/sales/${saleId}/audit`))?.body as unknown as Audit | undefined;
-        const rest = a?.open && a.open.paying + a.open.journalLag + a.open.refunding + a.mails.queued + a.items.reduce((n, i) => n + i.held, 0);
+        const rest =
+          a?.open &&
+          a.open.paying +
+            a.open.journalLag +
+            a.open.refunding +
+            a.mails.queued +
+            a.items.reduce((n, i) => n + i.held, 0);
         if (a?.ok && rest === 0) return a;
         if (Date.now() > until) {
           if (a?.open) return a;

@@ -115,17 +115,37 @@ export function makeRoutes(ctx: Context) {
     if (ctx.config.corsOrigins.length === 0) return null;
     const { origin } = asked;
     if (!origin || !ctx.config.corsOrigins.includes(origin)) return { vary: "origin" };
-    return { vary: "origin", "access-control-allow-origin": origin, "access-control-expose-headers": "location, retry-after, idempotent-replay, x-request-id" };
+    return {
+      vary: "origin",
+      "access-control-allow-origin": origin,
+      "access-control-expose-headers": "location, retry-after, idempotent-replay, x-request-id",
+    };
   }
 
   /** Headers of an answer with a body of its own kind; given ones win. */
-  function headersOf(asked: IncomingHttpHeaders, requestId: string, more: Record<string, string>): Record<string, string> {
+  function headersOf(
+    asked: IncomingHttpHeaders,
+    requestId: string,
+    more: Record<string, string>,
+  ): Record<string, string> {
     const draining = ctx.draining.aborted && { connection: "close" };
-    return { ...SECURITY_HEADERS, "cache-control": "no-store", "x-request-id": requestId, ...corsOf(asked), ...draining, ...more };
+    return {
+      ...SECURITY_HEADERS,
+      "cache-control": "no-store",
+      "x-request-id": requestId,
+      ...corsOf(asked),
+      ...draining,
+      ...more,
+    };
   }
 
   /** The same as a flat list, made without building an object on the way: this runs for every answer of the rush. */
-  function flatHeaders(asked: IncomingHttpHeaders, requestId: string, type: string, more: Record<string, string> | null): string[] {
+  function flatHeaders(
+    asked: IncomingHttpHeaders,
+    requestId: string,
+    type: string,
+    more: Record<string, string> | null,
+  ): string[] {
     const flat = SECURITY_FLAT.slice();
     flat.push("x-request-id", requestId, "content-type", type);
     if (!more?.["cache-control"]) flat.push("cache-control", "no-store");
@@ -146,16 +166,29 @@ export function makeRoutes(ctx: Context) {
     counter.inc();
   }
 
-  function reply(asked: IncomingHttpHeaders, status: number, body: unknown, headers: Record<string, string> | null = null): Reply {
+  function reply(
+    asked: IncomingHttpHeaders,
+    status: number,
+    body: unknown,
+    headers: Record<string, string> | null = null,
+  ): Reply {
     const text = typeof body === "string" || body === null ? body : JSON.stringify(body);
     return { status, body: text, headers: flatHeaders(asked, requestIdOf(asked), "application/json", headers) };
   }
 
   /** Any other body, with the headers every answer carries. */
-  function send(c: Http, status: number, body: string | Uint8Array | ReadableStream | null, headers: Record<string, string>): Response {
+  function send(
+    c: Http,
+    status: number,
+    body: string | Uint8Array | ReadableStream | null,
+    headers: Record<string, string>,
+  ): Response {
     const asked = incomingOf(c).headers;
     // Not c.body: that copies the headers into a Headers object, which the server takes apart again.
-    return new Response(body as ConstructorParameters<typeof Response>[0], { status, headers: headersOf(asked, requestIdOf(asked), headers) });
+    return new Response(body as ConstructorParameters<typeof Response>[0], {
+      status,
+      headers: headersOf(asked, requestIdOf(asked), headers),
+    });
   }
   function toResponse(r: Reply): Response {
     const headers: Record<string, string> = {};
@@ -168,7 +201,11 @@ export function makeRoutes(ctx: Context) {
   function problem(asked: IncomingHttpHeaders, p: Problem): Reply {
     const requestId = requestIdOf(asked);
     const { status, body, headers } = problemAnswer(p, requestId);
-    return { status, body: JSON.stringify(body), headers: flatHeaders(asked, requestId, "application/problem+json", headers) };
+    return {
+      status,
+      body: JSON.stringify(body),
+      headers: flatHeaders(asked, requestId, "application/problem+json", headers),
+    };
   }
 
   /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
@@ -201,16 +238,24 @@ export function makeRoutes(ctx: Context) {
     if (spec.who !== "anyone") problems.add("UNAUTHENTICATED");
     if (spec.who === "admin") problems.add("ADMIN_DISABLED");
     if (spec.who === "shopper") problems.add("RATE_LIMITED");
-    if (spec.body) for (const code of ["INVALID_JSON", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "INVALID_REQUEST"] as const) problems.add(code);
+    if (spec.body)
+      for (const code of ["INVALID_JSON", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "INVALID_REQUEST"] as const)
+        problems.add(code);
     if (params.length > 0) problems.add("NOT_FOUND");
     const responses: Record<string, { description: string; content?: Record<string, { schema: z.ZodType }> }> = {};
     for (const code of problems) {
       const status = PROBLEMS[code].status;
       const before = responses[status]?.description;
-      responses[status] = { description: before ? `${before}, ${code}` : code, content: { "application/problem+json": { schema: problemSchema } } };
+      responses[status] = {
+        description: before ? `${before}, ${code}` : code,
+        content: { "application/problem+json": { schema: problemSchema } },
+      };
     }
     for (const [status, a] of Object.entries(spec.answers)) {
-      responses[status] = { description: a.description, ...(a.schema && { content: { [a.type ?? "application/json"]: { schema: a.schema } } }) };
+      responses[status] = {
+        description: a.description,
+        ...(a.schema && { content: { [a.type ?? "application/json"]: { schema: a.schema } } }),
+      };
     }
     app.openAPIRegistry.registerPath({
       method: spec.method,
@@ -222,7 +267,11 @@ export function makeRoutes(ctx: Context) {
         ...(params.length > 0 && { params: z.object(Object.fromEntries(params.map((p) => [p, z.string()]))) }),
         ...(spec.query && { query: spec.query }),
         ...(spec.headers && {
-          headers: z.object(Object.fromEntries(Object.entries(spec.headers).map(([h, description]) => [h, z.string().openapi({ description })]))),
+          headers: z.object(
+            Object.fromEntries(
+              Object.entries(spec.headers).map(([h, description]) => [h, z.string().openapi({ description })]),
+            ),
+          ),
         }),
         ...(spec.body && { body: { required: true, content: { "application/json": { schema: spec.body } } } }),
       },
@@ -241,13 +290,18 @@ export function makeRoutes(ctx: Context) {
         shed.enter(spec.mercy);
         const work = Promise.resolve(handler(c));
         work.finally(() => shed.leave(spec.mercy)).catch(() => {});
-        response = await inTime(work, incomingOf(c).headers, spec.who === "admin" ? ADMIN_ANSWER_MS_MAX : ANSWER_MS_MAX);
+        response = await inTime(
+          work,
+          incomingOf(c).headers,
+          spec.who === "admin" ? ADMIN_ANSWER_MS_MAX : ANSWER_MS_MAX,
+        );
       } catch (error) {
         response = refused(c, error);
       }
       count(spec.path, response.status);
       // A stream's time is its reader's.
-      if (response.status < 500 && spec.answers[200]?.type !== "text/event-stream") timer.observe((performance.now() - began) / 1000);
+      if (response.status < 500 && spec.answers[200]?.type !== "text/event-stream")
+        timer.observe((performance.now() - began) / 1000);
       return response;
     });
   }
@@ -289,7 +343,11 @@ export function makeRoutes(ctx: Context) {
       }
     };
     const names = [...spec.path.matchAll(/\{(\w+)\}/g)].map((m) => m[1] as string);
-    rushes.push({ method: spec.method.toUpperCase(), path: new RegExp(`^${spec.path.replace(/\{\w+\}/g, "([^/?%]+)")}(?:\\?|$)`), run });
+    rushes.push({
+      method: spec.method.toUpperCase(),
+      path: new RegExp(`^${spec.path.replace(/\{\w+\}/g, "([^/?%]+)")}(?:\\?|$)`),
+      run,
+    });
     app.on(spec.method.toUpperCase(), honoPath(spec), async (c) => {
       const { incoming, outgoing } = c.env as { incoming: IncomingMessage; outgoing: ServerResponse };
       const params = names.map((n) => c.req.param(n) ?? "");
@@ -321,7 +379,9 @@ export function makeRoutes(ctx: Context) {
 
   async function bodyOf(c: Http): Promise<unknown> {
     const incoming = incomingOf(c);
-    return parseJson(await bodyText({ headers: incoming.headers, text: () => textOf(incoming, ctx.config.bodyBytesMax) }));
+    return parseJson(
+      await bodyText({ headers: incoming.headers, text: () => textOf(incoming, ctx.config.bodyBytesMax) }),
+    );
   }
 
   return { app, specs, route, rush, front, reply, json, send, bodyOf, bodyText };
@@ -364,7 +424,10 @@ function writeAll(): void {
 /** Every request ends: a store that takes a question and never answers leaves it open, and the caller asks again with the same id. */
 function inTime<T>(work: Promise<T>, asked: IncomingHttpHeaders, msMax: number): Promise<T> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Unavailable("a store did not answer in time", 2000)), msMax + waitMsOf(asked));
+    const timer = setTimeout(
+      () => reject(new Unavailable("a store did not answer in time", 2000)),
+      msMax + waitMsOf(asked),
+    );
     work.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }
@@ -388,7 +451,9 @@ function textOf(incoming: IncomingMessage, max: number): Promise<string> {
       if (bytes <= max) chunks.push(chunk);
       else reject(tooLarge(max)); // the rest is read and thrown away; requestTimeout bounds it
     });
-    incoming.on("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer).toString("utf8") : Buffer.concat(chunks).toString("utf8")));
+    incoming.on("end", () =>
+      resolve(chunks.length === 1 ? (chunks[0] as Buffer).toString("utf8") : Buffer.concat(chunks).toString("utf8")),
+    );
     incoming.on("error", () => reject(new Problem("INVALID_JSON", "the body did not arrive")));
   });
 }

@@ -63,7 +63,8 @@ const CARTS_MAX = 200;
 const LOOKED_AFTER_MS = 3_600_000;
 
 /** Long past: the loops visit it only now and then, or a shop of many years would pay for every sale it ever had. */
-export const isOver = (s: Pick<Sale, "closesAtMs" | "holdMs">): boolean => Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS;
+export const isOver = (s: Pick<Sale, "closesAtMs" | "holdMs">): boolean =>
+  Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS;
 
 export type Sales = ReturnType<typeof makeSales>;
 
@@ -88,10 +89,34 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
     const sale: Sale = byId.get(s.id) ?? ({ seqSeen: 0, clockAheadMs: 0, clockReadAt: 0, epoch: -1 } as Sale);
     if (sale.epoch !== row.epochs.epoch) sale.seqSeen = 0;
     Object.assign(sale, {
-      ...{ id: s.id, no: s.no, name: s.name, currency: s.currency, language: s.language, holdMs: s.holdMs, gateways: s.gateways },
-      ...{ opensAtMs: s.opensAt.getTime(), closesAtMs: s.closesAt.getTime(), shippingFee: s.shippingFee, version: s.version, details: s.details },
-      ...{ maxUnitsPerCustomer: s.maxUnitsPerCustomer, reserving: s.reserving, pausedAtMs: s.pausedAtMs, shiftMs: s.shiftMs },
-      items: new Map(rows.map((r) => [r.sku, { sku: r.sku, name: r.name, unitPrice: r.unitPrice, taxPercent: r.taxPercent ?? s.details.taxPercent }])),
+      ...{
+        id: s.id,
+        no: s.no,
+        name: s.name,
+        currency: s.currency,
+        language: s.language,
+        holdMs: s.holdMs,
+        gateways: s.gateways,
+      },
+      ...{
+        opensAtMs: s.opensAt.getTime(),
+        closesAtMs: s.closesAt.getTime(),
+        shippingFee: s.shippingFee,
+        version: s.version,
+        details: s.details,
+      },
+      ...{
+        maxUnitsPerCustomer: s.maxUnitsPerCustomer,
+        reserving: s.reserving,
+        pausedAtMs: s.pausedAtMs,
+        shiftMs: s.shiftMs,
+      },
+      items: new Map(
+        rows.map((r) => [
+          r.sku,
+          { sku: r.sku, name: r.name, unitPrice: r.unitPrice, taxPercent: r.taxPercent ?? s.details.taxPercent },
+        ]),
+      ),
       carts: new Map(),
       ...{ epoch: row.epochs.epoch, runId: row.epochs.runId, replicationId: row.epochs.replicationId },
       seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),

@@ -1,11 +1,26 @@
 import { sql } from "drizzle-orm";
-import { bigint, bigserial, boolean, check, index, integer, jsonb, pgTable, primaryKey, serial, text, timestamp, uniqueIndex } from "drizzle-orm/pg-core";
+import {
+  bigint,
+  bigserial,
+  boolean,
+  check,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  primaryKey,
+  serial,
+  text,
+  timestamp,
+  uniqueIndex,
+} from "drizzle-orm/pg-core";
 import type { Shop, Terms } from "./contract.ts";
 import { ORDER_STATES, PAYMENT_STATES, STOCK_MOVE_STATES } from "./lifecycle.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const ms = (name: string) => bigint(name, { mode: "number" });
-const oneOf = (column: string, words: readonly string[]) => sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
+const oneOf = (column: string, words: readonly string[]) =>
+  sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
 
 export interface OrderLine {
   sku: string;
@@ -98,7 +113,10 @@ export const items = pgTable(
     granted: integer("granted").notNull(),
     claimed: integer("claimed").notNull().default(0),
   },
-  (t) => [primaryKey({ columns: [t.saleId, t.sku] }), check("claimed_within_granted", sql`${t.claimed} >= 0 and ${t.claimed} <= ${t.granted}`)],
+  (t) => [
+    primaryKey({ columns: [t.saleId, t.sku] }),
+    check("claimed_within_granted", sql`${t.claimed} >= 0 and ${t.claimed} <= ${t.granted}`),
+  ],
 );
 
 /**
@@ -171,13 +189,20 @@ export const payments = pgTable(
   (t) => [
     check("payment_state", oneOf("state", PAYMENT_STATES)),
     check("payment_amount", sql`${t.amount} >= 0`),
-    check("open_payments_are_claimed", sql`${t.claimed} or ${t.state} not in ('sending', 'action_required', 'unknown', 'captured')`),
+    check(
+      "open_payments_are_claimed",
+      sql`${t.claimed} or ${t.state} not in ('sending', 'action_required', 'unknown', 'captured')`,
+    ),
     // rule H: at most one payment per reservation that is not known to be unpaid
-    uniqueIndex("payments_one_live").on(t.reservationId).where(sql`state not in ('declined', 'cancelled') and not late`),
+    uniqueIndex("payments_one_live")
+      .on(t.reservationId)
+      .where(sql`state not in ('declined', 'cancelled') and not late`),
     // a reservation's attempts, newest last
     index("payments_by_reservation").on(t.reservationId, t.queuedAt),
     // reconcile's work list
-    index("payments_to_check").on(t.checkAt).where(sql`state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`),
+    index("payments_to_check")
+      .on(t.checkAt)
+      .where(sql`state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`),
     // captured and not yet an order
     index("payments_captured").on(t.capturedAt).where(sql`state = 'captured'`),
     index("payments_by_sale").on(t.saleId, t.state),

@@ -75,11 +75,16 @@ export type PayResult =
   | { outcome: "PAUSED" | "LOST" };
 export type ConfirmResult = { outcome: "CONFIRMED" | "OTHER_PAYMENT"; hold: Hold } | { outcome: "LOST" };
 export type DeclineResult = { outcome: "HELD" | "RELEASED" | "OTHER_PAYMENT"; hold: Hold } | { outcome: "LOST" };
-export type ReleaseResult = { outcome: "RELEASED" | "EXPIRED" | "PAYING" | "CONFIRMED"; hold: Hold } | { outcome: "LOST" };
+export type ReleaseResult =
+  | { outcome: "RELEASED" | "EXPIRED" | "PAYING" | "CONFIRMED"; hold: Hold }
+  | { outcome: "LOST" };
 export type TopupResult = { outcome: "APPLIED" | "BELOW"; free: number; live: number } | { outcome: "UNKNOWN_SKU" };
 export type FenceResult = { outcome: "FENCED" | "BUSY" | "NEWER"; epoch: number | null; seq: number | null };
 export type InstallResult = "INSTALLED" | "NOT_NEWER" | "OTHER_INSTANCE";
-export type PermitResult = { outcome: "TAKEN"; reference: string; leaseMs: number } | { outcome: "EMPTY" | "BUSY" } | { outcome: "SHUT"; opensInMs: number };
+export type PermitResult =
+  | { outcome: "TAKEN"; reference: string; leaseMs: number }
+  | { outcome: "EMPTY" | "BUSY" }
+  | { outcome: "SHUT"; opensInMs: number };
 
 export interface StockView {
   nextDueMs: number;
@@ -106,12 +111,21 @@ export interface BoardView {
 export function parseHold(packed: string): Hold {
   const m = /^([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.*)$/s.exec(packed);
   if (!m) throw new Error("a hold in Redis cannot be read");
-  const [, letter, deadline, reference, lines, customerId] = m as unknown as [string, ReservationLetter, string, string, string, string];
+  const [, letter, deadline, reference, lines, customerId] = m as unknown as [
+    string,
+    ReservationLetter,
+    string,
+    string,
+    string,
+    string,
+  ];
   return { state: RESERVATION_LETTERS[letter], deadlineMs: Number(deadline), reference, lines, customerId };
 }
 
 export function packHold(h: Hold): string {
-  const letter = (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find((l) => RESERVATION_LETTERS[l] === h.state);
+  const letter = (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find(
+    (l) => RESERVATION_LETTERS[l] === h.state,
+  );
   return `${letter}|${h.deadlineMs}|${h.reference}|${h.lines}|${h.customerId}`;
 }
 
@@ -157,7 +171,16 @@ function parseReserve(text: string): ReserveResult {
   }
 }
 
-const parsePay = withHold<PayResult>(["PAYING", "JOINED", "CONFIRMED", "DECLINED_BEFORE", "RELEASED", "EXPIRED", "PAUSED", "LOST"]);
+const parsePay = withHold<PayResult>([
+  "PAYING",
+  "JOINED",
+  "CONFIRMED",
+  "DECLINED_BEFORE",
+  "RELEASED",
+  "EXPIRED",
+  "PAUSED",
+  "LOST",
+]);
 const parseConfirm = withHold<ConfirmResult>(["CONFIRMED", "OTHER_PAYMENT", "LOST"]);
 const parseDecline = withHold<DeclineResult>(["HELD", "RELEASED", "OTHER_PAYMENT", "LOST"]);
 const parseRelease = withHold<ReleaseResult>(["RELEASED", "EXPIRED", "PAYING", "CONFIRMED", "LOST"]);
@@ -208,7 +231,11 @@ export function makeScripts(redis: Redis) {
     parse: (text: string) => T,
     moreKeys: string[] = [],
   ): Promise<Answer<T[]>> {
-    const reply = await run(name, [...saleKeys(s.saleId).book, ...moreKeys], [s.epoch, s.seqMin, s.notAfterMs, ...args]);
+    const reply = await run(
+      name,
+      [...saleKeys(s.saleId).book, ...moreKeys],
+      [s.epoch, s.seqMin, s.notAfterMs, ...args],
+    );
     if (reply[0] === "STALE_EPOCH") throw new StaleEpoch(reply[1] ?? "");
     if (reply[0] === "LATE") throw new Unavailable(`${name} reached Redis too late`);
     const [, now, seq, shift, paused] = reply;
@@ -218,8 +245,17 @@ export function makeScripts(redis: Redis) {
   }
 
   return {
-    reserve: (s: Stamp, o: { sweepMax: number; journalMax: number }, requests: Array<{ key: string; customerId: string; lines: string }>) =>
-      transition("reserve", s, [o.sweepMax, o.journalMax, ...requests.flatMap((r) => [r.key, r.customerId, r.lines])], parseReserve),
+    reserve: (
+      s: Stamp,
+      o: { sweepMax: number; journalMax: number },
+      requests: Array<{ key: string; customerId: string; lines: string }>,
+    ) =>
+      transition(
+        "reserve",
+        s,
+        [o.sweepMax, o.journalMax, ...requests.flatMap((r) => [r.key, r.customerId, r.lines])],
+        parseReserve,
+      ),
 
     pay: (s: Stamp, requests: Array<{ key: string; customerId: string; reference: string; referenceBefore: string }>) =>
       transition(
@@ -237,7 +273,10 @@ export function makeScripts(redis: Redis) {
         parseConfirm,
       ),
 
-    decline: (s: Stamp, requests: Array<{ key: string; reference: string; graceMs: number; to: "held" | "released" }>) =>
+    decline: (
+      s: Stamp,
+      requests: Array<{ key: string; reference: string; graceMs: number; to: "held" | "released" }>,
+    ) =>
       transition(
         "decline",
         s,
@@ -270,12 +309,20 @@ export function makeScripts(redis: Redis) {
       }),
 
     /** `known`: how many customers the caller has a list of; `customers` is null when that is still all, or more than `customersMax`. */
-    async board(s: Stamp, o: { leaseMs: number; known: number; customersMax: number; skus: string[] }): Promise<Answer<BoardView>> {
+    async board(
+      s: Stamp,
+      o: { leaseMs: number; known: number; customersMax: number; skus: string[] },
+    ): Promise<Answer<BoardView>> {
       const a = await transition("board", s, [o.leaseMs, o.known, o.customersMax, ...o.skus], (text) => text);
       const [nextDue, opens, closes, reserving, customerCount, ...rest] = a.results;
       const pair = (text: string) => ({ free: Number(split(text)[0]), live: Number(split(text)[1]) });
       const view = {
-        ...{ nextDueMs: Number(nextDue), opensAtMs: Number(opens), closesAtMs: Number(closes), reserving: reserving === "1" },
+        ...{
+          nextDueMs: Number(nextDue),
+          opensAtMs: Number(opens),
+          closesAtMs: Number(closes),
+          reserving: reserving === "1",
+        },
         customerCount: Number(customerCount),
         items: new Map(o.skus.map((sku, i) => [sku, pair(rest[i] ?? "")])),
         customers: rest.length > o.skus.length ? rest.slice(o.skus.length) : null,
@@ -286,7 +333,9 @@ export function makeScripts(redis: Redis) {
     async stock(s: Stamp, skus: string[]): Promise<Answer<StockView>> {
       const a = await transition("stock", s, skus, (text) => text);
       const [nextDue, opens, closes, reserving, journal, held, paying, ...pairs] = a.results;
-      const items = new Map(skus.map((sku, i) => [sku, { free: Number(split(pairs[i] ?? "")[0]), live: Number(split(pairs[i] ?? "")[1]) }]));
+      const items = new Map(
+        skus.map((sku, i) => [sku, { free: Number(split(pairs[i] ?? "")[0]), live: Number(split(pairs[i] ?? "")[1]) }]),
+      );
       const view = {
         nextDueMs: Number(nextDue),
         opensAtMs: Number(opens),
@@ -304,7 +353,11 @@ export function makeScripts(redis: Redis) {
       const [reply = ""] = await run("fence", [saleKeys(saleId).sale], [epoch, by, leaseMs]);
       const [outcome, rest] = split(reply);
       const [e, q] = split(rest);
-      return { outcome: outcome as FenceResult["outcome"], epoch: e === "" ? null : Number(e), seq: q === "" ? null : Number(q) };
+      return {
+        outcome: outcome as FenceResult["outcome"],
+        epoch: e === "" ? null : Number(e),
+        seq: q === "" ? null : Number(q),
+      };
     },
 
     async install(saleId: string, image: InstallImage): Promise<InstallResult> {
@@ -337,7 +390,10 @@ export function makeScripts(redis: Redis) {
       return (await run("line_take", [gateKeys(gateway).line], [max])).slice(1);
     },
 
-    async permitTake(gateway: string, a: { limit: number; leaseMs: number; token: string; kind: "charge" | "urgent"; fresh: boolean }): Promise<PermitResult> {
+    async permitTake(
+      gateway: string,
+      a: { limit: number; leaseMs: number; token: string; kind: "charge" | "urgent"; fresh: boolean },
+    ): Promise<PermitResult> {
       const instance = redis.instance();
       if (!instance) throw new Unavailable("Redis is away");
       const k = gateKeys(gateway);
@@ -366,13 +422,11 @@ export function makeScripts(redis: Redis) {
 
     async gateView(gateway: string, references: string[] = []) {
       const k = gateKeys(gateway);
-      const [out, line, callMs, opensInMs, ...places] = (await run("gate_view", [k.permits, k.line, k.gate], references)).slice(1).map(Number) as [
-        number,
-        number,
-        number,
-        number,
-        ...number[],
-      ];
+      const [out, line, callMs, opensInMs, ...places] = (
+        await run("gate_view", [k.permits, k.line, k.gate], references)
+      )
+        .slice(1)
+        .map(Number) as [number, number, number, number, ...number[]];
       return { inFlight: out, line, callMs, opensInMs, places };
     },
   };

@@ -8,7 +8,11 @@ import type { Service } from "./compose.ts";
 const DRAIN_MS_MAX = 15_000;
 
 /** Resolves when it listens; `close` drains. */
-export async function listen(service: Service, port: number, host: string): Promise<{ port: number; close(): Promise<void> }> {
+export async function listen(
+  service: Service,
+  port: number,
+  host: string,
+): Promise<{ port: number; close(): Promise<void> }> {
   const server = await new Promise<Server>((resolve, reject) => {
     const s = serve(
       {
@@ -17,7 +21,10 @@ export async function listen(service: Service, port: number, host: string): Prom
         hostname: host,
         // The routes of the rush are answered before a web Request is made of them; Hono has all others.
         createServer: ((options: ServerOptions, hono: RequestListener) =>
-          createServer(options, (incoming, outgoing) => void (service.front(incoming, outgoing) || hono(incoming, outgoing)))) as typeof createServer,
+          createServer(
+            options,
+            (incoming, outgoing) => void (service.front(incoming, outgoing) || hono(incoming, outgoing)),
+          )) as typeof createServer,
         serverOptions: {
           // A slow client is let go after this; without the interval the limits act only every 30 s (facts.md).
           headersTimeout: 5_000,

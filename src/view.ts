@@ -20,7 +20,8 @@ const CALL_MS_GUESS = 1_000;
 
 export type Availability = "available" | "all_held" | "sold_out";
 /** Live units are held or paying, so some may come back; without any, every claim is captured. */
-export const availabilityOf = (i: { free: number; live: number }): Availability => (i.free > 0 ? "available" : i.live > 0 ? "all_held" : "sold_out");
+export const availabilityOf = (i: { free: number; live: number }): Availability =>
+  i.free > 0 ? "available" : i.live > 0 ? "all_held" : "sold_out";
 
 export function saleStatus(s: { nowMs: number; opensAtMs: number; closesAtMs: number; reserving: boolean }) {
   if (s.nowMs >= s.closesAtMs) return "closed";
@@ -45,7 +46,13 @@ async function saleBody(ctx: Context, sale: Sale) {
     shippingFee: sale.shippingFee,
     items: [...sale.items.values()].map((i) => {
       const units = v.items.get(i.sku) ?? { free: 0, live: 0 };
-      return { sku: i.sku, name: i.name, unitPrice: i.unitPrice, availability: availabilityOf(units), free: units.free };
+      return {
+        sku: i.sku,
+        name: i.name,
+        unitPrice: i.unitPrice,
+        availability: availabilityOf(units),
+        free: units.free,
+      };
     }),
     nextReleaseAt: v.nextDueMs > 0 ? iso(deadlineAt(v.nextDueMs, a)) : null,
   };
@@ -112,11 +119,18 @@ export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hol
 
 /** A hold whose time is over is expired, even before it was swept. */
 function seenNow(hold: Hold, clock: SaleClock): Hold {
-  return hold.state === "held" && clock.pausedAtMs === 0 && hold.deadlineMs <= clock.nowMs - clock.shiftMs ? { ...hold, state: "expired" } : hold;
+  return hold.state === "held" && clock.pausedAtMs === 0 && hold.deadlineMs <= clock.nowMs - clock.shiftMs
+    ? { ...hold, state: "expired" }
+    : hold;
 }
 
 /** Place and wait of a payment in line. */
-async function queuedPart(ctx: Context, reference: string, gateway: string, place: number): Promise<NonNullable<ReservationView["payment"]>> {
+async function queuedPart(
+  ctx: Context,
+  reference: string,
+  gateway: string,
+  place: number,
+): Promise<NonNullable<ReservationView["payment"]>> {
   const { opensInMs, callMs } = await ctx.look.line(gateway);
   const position = Math.max(1, place);
   const etaMs = opensInMs + Math.ceil(position / (ctx.gates.get(gateway)?.limit ?? 1)) * (callMs || CALL_MS_GUESS);
@@ -128,20 +142,38 @@ async function paymentPart(ctx: Context, hold: Hold): Promise<ReservationView["p
   const p = await ctx.look.payment(hold.reference);
   if (!p) return undefined;
   const id = paymentIdOf(p.reference);
-  if (hold.state === "held") return p.state === "declined" ? { id, status: "declined", declineCode: p.declineCode ?? "declined" } : undefined;
-  if (p.state === "queued") return queuedPart(ctx, p.reference, p.gateway, await ctx.look.place(p.gateway, p.reference));
+  if (hold.state === "held")
+    return p.state === "declined" ? { id, status: "declined", declineCode: p.declineCode ?? "declined" } : undefined;
+  if (p.state === "queued")
+    return queuedPart(ctx, p.reference, p.gateway, await ctx.look.place(p.gateway, p.reference));
   if (p.state === "action_required") return { id, status: p.state, ...(p.actionUrl && { actionUrl: p.actionUrl }) };
   // Captured or ended and not yet told to Redis: still on its way.
   return { id, status: p.state === "unknown" ? "unknown" : "sending" };
 }
 
 /** A payment that this very call has put in line: nothing need be read. */
-export async function viewBegun(ctx: Context, sale: Sale, key: string, hold: Hold, clock: SaleClock, begun: { gateway: string; place: number }) {
-  return { ...bareReservation(ctx, sale, key, hold, clock), payment: await queuedPart(ctx, hold.reference, begun.gateway, begun.place) };
+export async function viewBegun(
+  ctx: Context,
+  sale: Sale,
+  key: string,
+  hold: Hold,
+  clock: SaleClock,
+  begun: { gateway: string; place: number },
+) {
+  return {
+    ...bareReservation(ctx, sale, key, hold, clock),
+    payment: await queuedPart(ctx, hold.reference, begun.gateway, begun.place),
+  };
 }
 
 /** Full view of a hold, with payment, place in the line and order. */
-export async function viewReservation(ctx: Context, sale: Sale, key: string, stored: Hold, clock: SaleClock): Promise<ReservationView> {
+export async function viewReservation(
+  ctx: Context,
+  sale: Sale,
+  key: string,
+  stored: Hold,
+  clock: SaleClock,
+): Promise<ReservationView> {
   const hold = seenNow(stored, clock);
   const view: ReservationView = bareReservation(ctx, sale, key, hold, clock);
   const payment = await paymentPart(ctx, hold);
@@ -157,7 +189,10 @@ type OrderRow = typeof orders.$inferSelect;
 
 export async function viewOrders(ctx: Context, rows: OrderRow[]) {
   const ids = rows.map((o) => o.id);
-  const lines = ids.length === 0 ? [] : await ctx.db.select().from(orderLines).where(inArray(orderLines.orderId, ids)).orderBy(orderLines.sku);
+  const lines =
+    ids.length === 0
+      ? []
+      : await ctx.db.select().from(orderLines).where(inArray(orderLines.orderId, ids)).orderBy(orderLines.sku);
   const linesOf = new Map<string, typeof lines>();
   for (const l of lines) linesOf.set(l.orderId, [...(linesOf.get(l.orderId) ?? []), l]);
   return rows.map((o) => ({

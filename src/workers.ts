@@ -25,7 +25,14 @@ const AUDIT_MS = 15_000;
 const AUDIT_OVER_MS = 600_000;
 
 /** Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing else. */
-async function repeat(ctx: Context, name: string, hint: string, pauseMs: number, signal: AbortSignal, step: () => Promise<number>): Promise<void> {
+async function repeat(
+  ctx: Context,
+  name: string,
+  hint: string,
+  pauseMs: number,
+  signal: AbortSignal,
+  step: () => Promise<number>,
+): Promise<void> {
   while (!signal.aborted) {
     let more = 0;
     try {

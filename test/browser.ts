@@ -7,10 +7,18 @@ import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { SaleBody } from "../src/contract.ts";
 import { makeWorld, operator, type Running, type World } from "./support.ts";
 
-const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"];
+const PLACES = [
+  "/usr/bin/chromium",
+  "/usr/bin/chromium-browser",
+  "/usr/bin/google-chrome",
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+];
 /** CHROMIUM names another one. */
 export const chromiumPath = [process.env.CHROMIUM ?? "", ...PLACES].find((path) => path !== "" && existsSync(path));
-if (!chromiumPath) console.log("The browser tests are skipped: there is no Chromium. apt-get install -y chromium, or set CHROMIUM to its path.");
+if (!chromiumPath)
+  console.log(
+    "The browser tests are skipped: there is no Chromium. apt-get install -y chromium, or set CHROMIUM to its path.",
+  );
 
 export const PHONE = { width: 390, height: 844 };
 export const DESKTOP = { width: 1280, height: 900 };
@@ -37,7 +45,8 @@ async function visit(browser: Browser, baseUrl: string, options: BrowserContextO
   const loads: Visitor["loads"] = [];
   await context.exposeFunction("complain", (what: string) => complaints.push(what));
   await context.addInitScript({
-    content: "addEventListener('securitypolicyviolation', (e) => complain([e.violatedDirective, 'blocked', e.blockedURI, 'on', location.pathname].join(' ')))",
+    content:
+      "addEventListener('securitypolicyviolation', (e) => complain([e.violatedDirective, 'blocked', e.blockedURI, 'on', location.pathname].join(' ')))",
   });
   const watch = (page: Page) => {
     page.on("pageerror", (error) => complaints.push(String(error.stack)));
@@ -66,7 +75,9 @@ export async function seriousFaults(page: Page): Promise<string[]> {
   const found = (await page.evaluate("axe.run(document, { resultTypes: ['violations'] })")) as AxeResults;
   return found.violations
     .filter((v) => v.impact === "serious" || v.impact === "critical")
-    .map((v) => `${v.id} (${v.help}): ${v.nodes.map((n) => `${n.html.slice(0, 120)} ${n.failureSummary}`).join(" | ")}`);
+    .map(
+      (v) => `${v.id} (${v.help}): ${v.nodes.map((n) => `${n.html.slice(0, 120)} ${n.failureSummary}`).join(" | ")}`,
+    );
 }
 
 // ---- the stage of the browser tests: module state, since each test file is a process of its own ----
@@ -112,7 +123,17 @@ const TERMS: SaleBody["terms"] = {
 export async function saleWith(more: Partial<SaleBody> & { stock?: number } = {}): Promise<string> {
   const { stock = 10, ...sale } = more;
   const items = [{ sku: "bag", name: "福袋 Lucky bag", unitPrice: 5_000, stock }];
-  return (await op.create({ name: "福袋 New Year", holdMs: 600_000, shippingFee: 800, shop: SHOP, terms: TERMS, items, ...sale })).body.id;
+  return (
+    await op.create({
+      name: "福袋 New Year",
+      holdMs: 600_000,
+      shippingFee: 800,
+      shop: SHOP,
+      terms: TERMS,
+      items,
+      ...sale,
+    })
+  ).body.id;
 }
 
 export const shown = (page: Page, section: string) => page.waitForSelector(`#${section}:not([hidden])`);
@@ -142,4 +163,5 @@ export const orderIdOf = async (page: Page) => {
   await shown(page, "done");
   return (await page.textContent("#order-id")) as string;
 };
-export const held = async (saleId: string) => (await op.sale(saleId)).items[0] as { free: number; held: number; sold: number; claimed: number };
+export const held = async (saleId: string) =>
+  (await op.sale(saleId)).items[0] as { free: number; held: number; sold: number; claimed: number };

@@ -8,7 +8,14 @@ import { promisify } from "node:util";
 import type { z } from "@hono/zod-openapi";
 import { afterAll, beforeAll, describe, expect, expectTypeOf, it } from "vitest";
 import { signShopperToken } from "../src/auth.ts";
-import { type ConfirmRequest, type FukubukuroError, makeClient, type Order, type Reservation, type Sale } from "../src/client.ts";
+import {
+  type ConfirmRequest,
+  type FukubukuroError,
+  makeClient,
+  type Order,
+  type Reservation,
+  type Sale,
+} from "../src/client.ts";
 import type * as contract from "../src/contract.ts";
 import { startProxy } from "./proxy.ts";
 import { CONTACT, makeWorld, operator, type Running, SECRET, until, type World } from "./support.ts";
@@ -37,7 +44,8 @@ function clientOf(customerId: string, o: Partial<Parameters<typeof makeClient>[0
   };
   return { tries, ...makeClient({ baseUrl: api.url, token: tokenOf(customerId), fetch: fetching, ...o }) };
 }
-const saleWith = async (stock = 10, more = {}) => (await op.create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1_000, stock }], ...more })).body.id;
+const saleWith = async (stock = 10, more = {}) =>
+  (await op.create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1_000, stock }], ...more })).body.id;
 const refusal = (p: Promise<unknown>): Promise<FukubukuroError> =>
   p.then(
     () => {
@@ -67,10 +75,18 @@ describe("the client", () => {
     expect(r).toMatchObject({ status: "held", replayed: false });
     expect(await c.reserve(saleId, { lines: LINES, idempotencyKey: "k" })).toMatchObject({ id: r.id, replayed: true });
     const seen: string[] = [];
-    const paid = await c.confirmAndWait(r.id, { payment: { token: "tok_ok" }, contact: CONTACT }, { onChange: (x) => seen.push(x.status) });
+    const paid = await c.confirmAndWait(
+      r.id,
+      { payment: { token: "tok_ok" }, contact: CONTACT },
+      { onChange: (x) => seen.push(x.status) },
+    );
     expect(paid.status).toBe("confirmed");
     expect(seen[0]).toBe("paying");
-    expect(await c.order(paid.orderId as string)).toMatchObject({ id: paid.orderId, amount: 1_000, status: "confirmed" });
+    expect(await c.order(paid.orderId as string)).toMatchObject({
+      id: paid.orderId,
+      amount: 1_000,
+      status: "confirmed",
+    });
     expect(await c.reservations(saleId)).toMatchObject([{ id: r.id, status: "confirmed" }]);
   });
 
@@ -91,7 +107,11 @@ describe("the client", () => {
     const saleId = await saleWith(0);
     const c = clientOf("refused");
     const e = await refusal(c.reserve(saleId, { lines: LINES, idempotencyKey: "k" }));
-    expect(e).toMatchObject({ status: 409, code: "SOLD_OUT", problem: { lines: [{ sku: "bag", requested: 1, free: 0 }] } });
+    expect(e).toMatchObject({
+      status: 409,
+      code: "SOLD_OUT",
+      problem: { lines: [{ sku: "bag", requested: 1, free: 0 }] },
+    });
     expect(c.tries).toHaveLength(1);
   });
 
@@ -117,7 +137,10 @@ describe("the client", () => {
     const c = clientOf("declined");
     const { id } = await c.reserve(saleId, { lines: LINES, idempotencyKey: "k" });
     const e = await refusal(c.confirmAndWait(id, { payment: { token: "tok_declined" }, contact: CONTACT }));
-    expect(e).toMatchObject({ code: "PAYMENT_DECLINED", problem: { declineCode: "card_declined", reservation: { id, status: "held" } } });
+    expect(e).toMatchObject({
+      code: "PAYMENT_DECLINED",
+      problem: { declineCode: "card_declined", reservation: { id, status: "held" } },
+    });
     const page = await c.confirmAndWait(id, { payment: { token: "tok_3ds" }, contact: CONTACT });
     expect(page.payment).toMatchObject({ status: "action_required", actionUrl: expect.stringContaining("/approve/") });
   });
@@ -224,7 +247,14 @@ describe("the client", () => {
       join(folder, "uses.ts"),
       'import { makeClient, type Sale } from "fukubukuro/client";\nexport const sale: Promise<Sale> = makeClient().sale("a");\n',
     );
-    const compilerOptions = { strict: true, noEmit: true, module: "nodenext", lib: ["es2023", "dom"], types: [], skipLibCheck: false };
+    const compilerOptions = {
+      strict: true,
+      noEmit: true,
+      module: "nodenext",
+      lib: ["es2023", "dom"],
+      types: [],
+      skipLibCheck: false,
+    };
     await writeFile(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["uses.ts"] }));
     await run(join(ROOT, "node_modules", ".bin", "tsc"), ["-p", folder]);
     await rm(folder, { recursive: true, force: true });

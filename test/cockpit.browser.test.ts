@@ -50,7 +50,10 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await page.fill("#token", ADMIN_TOKEN);
       await page.click('main button[type="submit"]');
       await page.waitForSelector('#live[data-state="ok"]');
-      expect((await context.cookies()).find((c) => c.name === "fukubukuro_admin")).toMatchObject({ httpOnly: true, sameSite: "Strict" });
+      expect((await context.cookies()).find((c) => c.name === "fukubukuro_admin")).toMatchObject({
+        httpOnly: true,
+        sameSite: "Strict",
+      });
       await page.click('form[action="/admin/sign-out"] button');
       await page.waitForSelector("#token");
       expect(await page.evaluate("fetch('/v1/admin/sales').then((r) => r.status)")).toBe(401);
@@ -94,7 +97,9 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await answer(page, { minutes: "30" });
       await shop.reload();
       await shown(shop, "details");
-      await until("more time", async () => /^3\d:\d\d$|^2\d:\d\d$/.test((await shop.textContent("#details [data-time-left]")) ?? ""));
+      await until("more time", async () =>
+        /^3\d:\d\d$|^2\d:\d\d$/.test((await shop.textContent("#details [data-time-left]")) ?? ""),
+      );
       await until("the switch", async () => (await page.textContent("#switch-reserving")) === "Pause");
       await page.click("#switch-reserving");
       await answer(page);

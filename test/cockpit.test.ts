@@ -3,7 +3,17 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Figures, Point } from "../src/figures.ts";
 import { preferredLanguage } from "../src/language.ts";
 import { formatInstant, taxesOf } from "../src/money.ts";
-import { ADMIN_TOKEN, call, makeWorld, operator, type Running, saleBodyOf, shopper, until, type World } from "./support.ts";
+import {
+  ADMIN_TOKEN,
+  call,
+  makeWorld,
+  operator,
+  type Running,
+  saleBodyOf,
+  shopper,
+  until,
+  type World,
+} from "./support.ts";
 
 let world: World;
 let api: Running;
@@ -15,10 +25,18 @@ beforeAll(async () => {
 });
 afterAll(() => world.close());
 
-async function signIn(url = api.url, token = ADMIN_TOKEN, headers: Record<string, string> = { "sec-fetch-site": "same-origin" }) {
+async function signIn(
+  url = api.url,
+  token = ADMIN_TOKEN,
+  headers: Record<string, string> = { "sec-fetch-site": "same-origin" },
+) {
   const body = new URLSearchParams({ token });
   const r = await fetch(`${url}/admin/sign-in`, { method: "POST", body, redirect: "manual", headers });
-  return { status: r.status, cookie: (r.headers.get("set-cookie") ?? "").split(";")[0] as string, set: r.headers.get("set-cookie") ?? "" };
+  return {
+    status: r.status,
+    cookie: (r.headers.get("set-cookie") ?? "").split(";")[0] as string,
+    set: r.headers.get("set-cookie") ?? "",
+  };
 }
 
 describe("the cockpit's session", () => {
@@ -49,8 +67,11 @@ describe("the cockpit's session", () => {
       { origin: "null" },
       {},
     ];
-    for (const headers of others) expect((await patch(headers as Record<string, string>)).status, JSON.stringify(headers)).toBe(401);
-    expect((await call(`${api.url}/v1/admin/sales`, { headers: { cookie, "sec-fetch-site": "cross-site" } })).status).toBe(401);
+    for (const headers of others)
+      expect((await patch(headers as Record<string, string>)).status, JSON.stringify(headers)).toBe(401);
+    expect(
+      (await call(`${api.url}/v1/admin/sales`, { headers: { cookie, "sec-fetch-site": "cross-site" } })).status,
+    ).toBe(401);
     expect((await op.sale(saleId)) as unknown as { reserving: string }).toMatchObject({ reserving: "on" });
     // A browser too old to say where a request comes from says its origin.
     expect((await patch({ origin: `http://${host}` })).status).toBe(200);
@@ -61,7 +82,8 @@ describe("the cockpit's session", () => {
   it("is not had for a wrong token, a forged or a foreign cookie, and ends with its token", async () => {
     expect(await signIn(api.url, "wrong-token-of-somebody")).toMatchObject({ status: 401, cookie: "" });
     const { cookie } = await signIn();
-    const get = (c: string, url = api.url) => call(`${url}/v1/admin/sales`, { headers: { cookie: c } }).then((r) => r.status);
+    const get = (c: string, url = api.url) =>
+      call(`${url}/v1/admin/sales`, { headers: { cookie: c } }).then((r) => r.status);
     expect(await get(`${cookie}x`)).toBe(401);
     const [head, body] = cookie.split(".");
     expect(await get(`${head}.${body}.`)).toBe(401);
@@ -91,7 +113,10 @@ describe("the cockpit's session", () => {
     }
     const production = await world.start({ ROLE: "api" }, { mailbox: false });
     for (const path of ["/", "/s/x", "/mails", "/demo/shopper"])
-      expect((await call(`${production.url}${path}`, { method: path.startsWith("/demo") ? "POST" : "GET" })).status, path).toBe(404);
+      expect(
+        (await call(`${production.url}${path}`, { method: path.startsWith("/demo") ? "POST" : "GET" })).status,
+        path,
+      ).toBe(404);
     expect((await call(`${production.url}/admin`)).status).toBe(200);
     await production.close();
   });
@@ -101,7 +126,10 @@ describe("the events", () => {
   it("begin with the past, then tell figures, rates and books as the sale goes", async () => {
     const saleId = (await op.create()).body.id;
     const stop = new AbortController();
-    const response = await fetch(`${api.url}/v1/admin/events`, { headers: { authorization: `Bearer ${ADMIN_TOKEN}` }, signal: stop.signal });
+    const response = await fetch(`${api.url}/v1/admin/events`, {
+      headers: { authorization: `Bearer ${ADMIN_TOKEN}` },
+      signal: stop.signal,
+    });
     const told: Array<{ event: string; data: unknown }> = [];
     const reading = (async () => {
       let text = "";
@@ -109,7 +137,11 @@ describe("the events", () => {
         text += new TextDecoder().decode(chunk);
         const parts = text.split("\n\n");
         text = parts.pop() ?? "";
-        for (const p of parts) told.push({ event: /event: (\w+)/.exec(p)?.[1] ?? "", data: JSON.parse(/data: (.*)/.exec(p)?.[1] ?? "null") });
+        for (const p of parts)
+          told.push({
+            event: /event: (\w+)/.exec(p)?.[1] ?? "",
+            data: JSON.parse(/data: (.*)/.exec(p)?.[1] ?? "null"),
+          });
       }
     })().catch(() => {});
     await until("figures", () => told.some((t) => t.event === "figures"));
@@ -120,8 +152,12 @@ describe("the events", () => {
       return points.find((p) => p.units[saleId]?.[0]?.[1] === 4);
     });
     expect(point.units[saleId]).toEqual([[6, 4, 0, 0]]);
-    await until("the rate", () => told.some((t) => t.event === "figures" && (t.data as { rates: { granted: number } }).rates.granted > 0));
-    await until("the books", () => told.some((t) => t.event === "books" && (t.data as Array<{ saleId: string }>).some((b) => b.saleId === saleId)));
+    await until("the rate", () =>
+      told.some((t) => t.event === "figures" && (t.data as { rates: { granted: number } }).rates.granted > 0),
+    );
+    await until("the books", () =>
+      told.some((t) => t.event === "books" && (t.data as Array<{ saleId: string }>).some((b) => b.saleId === saleId)),
+    );
     const last = told.findLast((t) => t.event === "figures")?.data as { sales: Figures[] };
     expect(last.sales.find((s) => s.id === saleId)).toMatchObject({
       gates: [{ gateway: "sandbox", breaker: "closed" }],
@@ -137,7 +173,9 @@ describe("an operator", () => {
     const [a, b] = [(await op.create()).body.id, (await op.create()).body.id];
     await op.topUp(a, 3, "k");
     await op.patch(a, { extendHoldsMs: 60_000 });
-    const log = await op.get<{ entries: Array<{ action: string; saleId: string; detail: unknown }> }>(`/log?saleId=${a}`);
+    const log = await op.get<{ entries: Array<{ action: string; saleId: string; detail: unknown }> }>(
+      `/log?saleId=${a}`,
+    );
     expect(log.body.entries.map((e) => e.action)).toEqual(["patch sale", "top-up", "create sale"]);
     expect(log.body.entries[1]?.detail).toEqual({ sku: "bag", delta: 3, reason: "test" });
     expect((await op.get<{ entries: unknown[] }>("/log?limit=1")).body.entries).toMatchObject([{ saleId: a }]);
@@ -201,7 +239,11 @@ describe("an operator", () => {
 
 describe("money and words", () => {
   it("taxes are rounded down once per rate, not per line", () => {
-    const parts = [...Array.from({ length: 3 }, () => ({ amount: 105, taxPercent: 10 })), { amount: 1_080, taxPercent: 8 }, { amount: 500, taxPercent: 0 }];
+    const parts = [
+      ...Array.from({ length: 3 }, () => ({ amount: 105, taxPercent: 10 })),
+      { amount: 1_080, taxPercent: 8 },
+      { amount: 500, taxPercent: 0 },
+    ];
     expect(taxesOf(parts)).toEqual([
       { percent: 10, amount: 315, tax: 28 },
       { percent: 8, amount: 1_080, tax: 80 },

@@ -10,7 +10,20 @@ import { checkReserveBody, reserveBody } from "../src/contract.ts";
 import { makeLog } from "../src/log.ts";
 import { PROBLEMS, type ProblemCode } from "../src/problem.ts";
 import { payments } from "../src/schema.ts";
-import { ADMIN_TOKEN, CONTACT, call, inParallel, makeWorld, operator, type Running, SECRET, saleBodyOf, shopper, until, type World } from "./support.ts";
+import {
+  ADMIN_TOKEN,
+  CONTACT,
+  call,
+  inParallel,
+  makeWorld,
+  operator,
+  type Running,
+  SECRET,
+  saleBodyOf,
+  shopper,
+  until,
+  type World,
+} from "./support.ts";
 
 let world: World;
 let api: Running;
@@ -20,19 +33,30 @@ beforeAll(async () => {
   world = await makeWorld();
   api = await world.start();
   op = operator(api.url);
-  saleId = (await op.create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 1000 }], maxUnitsPerCustomer: 100 })).body.id;
+  saleId = (
+    await op.create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 1000 }], maxUnitsPerCustomer: 100 })
+  ).body.id;
 });
 afterAll(() => world.close());
 
 const document = async () =>
-  (await call<{ paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> }>(`${api.url}/openapi.json`)).body;
+  (
+    await call<{ paths: Record<string, Record<string, { responses: Record<string, { description: string }> }>> }>(
+      `${api.url}/openapi.json`,
+    )
+  ).body;
 /** What a request could move at once; `sold` follows by itself when an order is recorded. */
-const stockNow = async () => JSON.stringify((await op.sale(saleId)).items.map(({ granted, free, held, claimed }) => ({ granted, free, held, claimed })));
+const stockNow = async () =>
+  JSON.stringify(
+    (await op.sale(saleId)).items.map(({ granted, free, held, claimed }) => ({ granted, free, held, claimed })),
+  );
 
 describe("the document", () => {
   it("has every JSON route of the router, and the README names each of them", async () => {
     const paths = (await document()).paths;
-    const documented = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((m) => `${m} ${path}`));
+    const documented = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((m) => `${m} ${path}`),
+    );
     const routed = api.service.specs.map((s) => `${s.method} ${s.path}`);
     expect(documented.sort()).toEqual(routed.sort());
     const served = api.service.app.routes
@@ -51,7 +75,8 @@ describe("the document", () => {
     const page = await call<string>(`${api.url}/docs`);
     expect(page.status).toBe(200);
     expect(String(page.body)).not.toMatch(/https?:\/\//);
-    for (const file of ["swagger-ui.css", "swagger-ui-bundle.js", "init.js"]) expect((await fetch(`${api.url}/docs/${file}`)).status).toBe(200);
+    for (const file of ["swagger-ui.css", "swagger-ui-bundle.js", "init.js"])
+      expect((await fetch(`${api.url}/docs/${file}`)).status).toBe(200);
     expect((await fetch(`${api.url}/docs/package.json`)).status).toBe(404);
   });
 });
@@ -95,7 +120,9 @@ describe("who calls", () => {
     // The list comes from the router, so that a new route cannot be missed.
     for (const spec of api.service.specs.filter((s) => s.who !== "anyone")) {
       const tokens =
-        spec.who === "admin" ? [undefined, "Bearer wrong", `Bearer ${good}`, `Bearer ${ADMIN_TOKEN}x`, "Bearer "] : [...bad, `Bearer ${ADMIN_TOKEN}`];
+        spec.who === "admin"
+          ? [undefined, "Bearer wrong", `Bearer ${good}`, `Bearer ${ADMIN_TOKEN}x`, "Bearer "]
+          : [...bad, `Bearer ${ADMIN_TOKEN}`];
       for (const authorization of tokens) {
         const url = `${api.url}${spec.path.replace("{saleId}", saleId).replace(/\{\w+\}/g, "x")}`;
         const r = await call(url, {
@@ -103,7 +130,10 @@ describe("who calls", () => {
           headers: { ...(authorization && { authorization }), "content-type": "application/json" },
           ...(spec.body && { body: "{}" }),
         });
-        expect([r.status, r.body.code], `${spec.method} ${spec.path} ${authorization}`).toEqual([401, "UNAUTHENTICATED"]);
+        expect([r.status, r.body.code], `${spec.method} ${spec.path} ${authorization}`).toEqual([
+          401,
+          "UNAUTHENTICATED",
+        ]);
         expect(r.headers.get("www-authenticate")).toBe("Bearer");
       }
     }
@@ -111,9 +141,13 @@ describe("who calls", () => {
 
   it("may be signed with any of several live secrets, and is let in up to 30 s after exp", async () => {
     const two = await world.start({ SHOPPER_TOKEN_SECRET: `a-newer-secret-of-the-shop,${SECRET}`, ROLE: "api" });
-    for (const secret of ["a-newer-secret-of-the-shop", SECRET]) expect((await shopper(two.url, "c", secret).list(saleId)).status).toBe(200);
+    for (const secret of ["a-newer-secret-of-the-shop", SECRET])
+      expect((await shopper(two.url, "c", secret).list(saleId)).status).toBe(200);
     const late = sign({ sub: "c", iat: now() - 100 }, { expiresIn: 90_000 });
-    expect((await call(`${two.url}/v1/sales/${saleId}/reservations`, { headers: { authorization: `Bearer ${late}` } })).status).toBe(200);
+    expect(
+      (await call(`${two.url}/v1/sales/${saleId}/reservations`, { headers: { authorization: `Bearer ${late}` } }))
+        .status,
+    ).toBe(200);
     await two.close();
   });
 
@@ -127,9 +161,17 @@ describe("who calls", () => {
     const [owner, thief] = [shopper(api.url, "owner"), shopper(api.url, "thief")];
     const { id } = (await owner.reserve(saleId, "k")).body;
     const orderId = (await owner.confirm(id, { gateway: "cod" })).body.orderId as string;
-    for (const r of [await thief.read(id), await thief.release(id), await thief.confirm(id), await thief.order(orderId)])
+    for (const r of [
+      await thief.read(id),
+      await thief.release(id),
+      await thief.confirm(id),
+      await thief.order(orderId),
+    ])
       expect([r.status, r.body.code]).toEqual([404, "NOT_FOUND"]);
-    expect((await call(`${api.url}/v1/reservations/${id}/events`, { headers: { authorization: thief.authorization } })).status).toBe(404);
+    expect(
+      (await call(`${api.url}/v1/reservations/${id}/events`, { headers: { authorization: thief.authorization } }))
+        .status,
+    ).toBe(404);
     // Stores asked would answer 503 here: neither exists.
     const { makeIds } = await import("../src/ids.ts");
     const ids = makeIds("s");
@@ -152,10 +194,16 @@ describe("bad input changes nothing and is told where it is wrong", () => {
   const post = (path: string, body: string, headers: Record<string, string> = {}) =>
     call<{ errors?: Array<{ path: string }> }>(`${api.url}${path}`, {
       method: "POST",
-      headers: { authorization: shopper(api.url, "bad").authorization, "content-type": "application/json", "idempotency-key": "k", ...headers },
+      headers: {
+        authorization: shopper(api.url, "bad").authorization,
+        "content-type": "application/json",
+        "idempotency-key": "k",
+        ...headers,
+      },
       body,
     });
-  const reserve = (body: string, headers: Record<string, string> = {}) => post(`/v1/sales/${saleId}/reservations`, body, headers);
+  const reserve = (body: string, headers: Record<string, string> = {}) =>
+    post(`/v1/sales/${saleId}/reservations`, body, headers);
   const line = (quantity: string, more = "") => `{"lines":[{"sku":"bag","quantity":${quantity}${more}}]}`;
 
   it.each([
@@ -239,7 +287,9 @@ describe("bad input changes nothing and is told where it is wrong", () => {
 
   it("another content type -> 415; no or a wrong Idempotency-Key -> 422", async () => {
     expect((await reserve(line("1"), { "content-type": "text/plain" })).body.code).toBe("UNSUPPORTED_MEDIA_TYPE");
-    expect((await reserve(line("1"), { "content-type": "application/jsonx" })).body.code).toBe("UNSUPPORTED_MEDIA_TYPE");
+    expect((await reserve(line("1"), { "content-type": "application/jsonx" })).body.code).toBe(
+      "UNSUPPORTED_MEDIA_TYPE",
+    );
     for (const key of ["", "x".repeat(65), "a b"]) {
       const r = await reserve(line("1"), { "idempotency-key": key });
       expect([r.status, r.body.errors?.[0]?.path]).toEqual([422, "Idempotency-Key"]);
@@ -288,7 +338,9 @@ describe("bad input changes nothing and is told where it is wrong", () => {
       expect([r.status, r.body.errors[0]?.path], JSON.stringify(body)).toEqual([422, path]);
     }
     for (const delta of [0, 1.5, "1", null])
-      expect((await op.post(`/sales/${saleId}/items/bag/stock`, { delta, reason: "r" }, { "idempotency-key": "x" })).status).toBe(422);
+      expect(
+        (await op.post(`/sales/${saleId}/items/bag/stock`, { delta, reason: "r" }, { "idempotency-key": "x" })).status,
+      ).toBe(422);
     expect((await op.patch(saleId, {})).status).toBe(422);
     expect((await op.patch(saleId, { reserving: "maybe" })).status).toBe(422);
     expect((await op.get("/orders?limit=0")).status).toBe(422);
@@ -321,7 +373,9 @@ describe("bad input changes nothing and is told where it is wrong", () => {
         async (path, body) => {
           // A lucky hit would be a real reservation.
           fc.pre(!/"quantity":\s*[1-9]\d?\s*[},]/.test(body));
-          const admin: Record<string, string> = path.includes("admin") ? { authorization: `Bearer ${ADMIN_TOKEN}` } : {};
+          const admin: Record<string, string> = path.includes("admin")
+            ? { authorization: `Bearer ${ADMIN_TOKEN}` }
+            : {};
           const r = await post(path, body, admin);
           expect(r.status, `${path} ${body}`).toBeGreaterThanOrEqual(400);
           expect(r.status, `${path} ${body}`).toBeLessThan(500);
@@ -355,11 +409,14 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     };
     let accepted = 0;
     const good = fc.record({
-      lines: fc.uniqueArray(fc.record({ sku: fc.stringMatching(/^[A-Za-z0-9._-]{1,64}$/), quantity: fc.integer({ min: 1, max: 99 }) }), {
-        minLength: 1,
-        maxLength: 10,
-        selector: (l) => l.sku,
-      }),
+      lines: fc.uniqueArray(
+        fc.record({ sku: fc.stringMatching(/^[A-Za-z0-9._-]{1,64}$/), quantity: fc.integer({ min: 1, max: 99 }) }),
+        {
+          minLength: 1,
+          maxLength: 10,
+          selector: (l) => l.sku,
+        },
+      ),
     });
     fc.assert(
       fc.property(fc.oneof(body, good), (b) => {
@@ -378,10 +435,15 @@ describe("answers", () => {
   it("of a sale carry ETag and a short Cache-Control, and 304 when nothing changed", async () => {
     const first = await call(`${api.url}/v1/sales/${saleId}`);
     expect(first.headers.get("cache-control")).toBe("public, max-age=1");
-    const again = await fetch(`${api.url}/v1/sales/${saleId}`, { headers: { "if-none-match": first.headers.get("etag") as string } });
+    const again = await fetch(`${api.url}/v1/sales/${saleId}`, {
+      headers: { "if-none-match": first.headers.get("etag") as string },
+    });
     expect(again.status).toBe(304);
     await shopper(api.url, "etag").reserve(saleId, "k");
-    await until("another ETag", async () => (await fetch(`${api.url}/v1/sales/${saleId}`)).headers.get("etag") !== first.headers.get("etag"));
+    await until(
+      "another ETag",
+      async () => (await fetch(`${api.url}/v1/sales/${saleId}`)).headers.get("etag") !== first.headers.get("etag"),
+    );
   });
 
   it("all carry X-Request-Id and headers that give a browser nothing to run", async () => {
@@ -391,7 +453,9 @@ describe("answers", () => {
       expect(r.headers.get("x-content-type-options")).toBe("nosniff");
       expect(r.headers.get("content-security-policy")).toContain("default-src 'none'");
     }
-    expect((await fetch(`${api.url}/healthz`, { headers: { "x-request-id": "<script>" } })).headers.get("x-request-id")).toMatch(/^[a-z0-9-]+$/);
+    expect(
+      (await fetch(`${api.url}/healthz`, { headers: { "x-request-id": "<script>" } })).headers.get("x-request-id"),
+    ).toMatch(/^[a-z0-9-]+$/);
   });
 
   it("not open yet tells when, with Retry-After and retryAfterMs; paused, closed and limit have their codes", async () => {
@@ -403,7 +467,9 @@ describe("answers", () => {
     expect((r.body as unknown as { retryAfterMs: number }).retryAfterMs).toBeGreaterThan(3_590_000);
     expect((await call(`${api.url}/v1/sales/${early}`)).body.status).toBe("scheduled");
     const small = (await op.create({ maxUnitsPerCustomer: 1 })).body.id;
-    expect((await shopper(api.url, "c").reserve(small, "k", [{ sku: "bag", quantity: 2 }])).body.code).toBe("LIMIT_REACHED");
+    expect((await shopper(api.url, "c").reserve(small, "k", [{ sku: "bag", quantity: 2 }])).body.code).toBe(
+      "LIMIT_REACHED",
+    );
     await op.patch(small, { reserving: "off" });
     expect((await shopper(api.url, "c").reserve(small, "k")).body.code).toBe("SALE_PAUSED");
     expect((await call(`${api.url}/v1/sales/${small}`)).body.status).toBe("paused");
@@ -424,7 +490,10 @@ describe("answers", () => {
           lines.map(([sku, quantity]) => ({ sku, quantity })),
         )
       ).body as unknown as Record<string, unknown>;
-    expect(await ask(["few", 2])).toMatchObject({ code: "NOT_ENOUGH_FREE", lines: [{ sku: "few", requested: 2, free: 1 }] });
+    expect(await ask(["few", 2])).toMatchObject({
+      code: "NOT_ENOUGH_FREE",
+      lines: [{ sku: "few", requested: 2, free: 1 }],
+    });
     expect(await ask(["few", 2], ["held", 1])).toMatchObject({
       code: "ALL_HELD",
       nextReleaseAt: holder.expiresAt,
@@ -461,7 +530,11 @@ describe("answers", () => {
     const { ids, sales } = api.service.ctx;
     const sale = await sales.get(saleId);
     const id = ids.reservationId(sale?.no ?? 0, "lost", ids.reservationKey(sale?.no ?? 0, "lost", "never-made"));
-    for (const r of [await shopper(api.url, "lost").read(id), await shopper(api.url, "lost").confirm(id), await shopper(api.url, "lost").release(id)])
+    for (const r of [
+      await shopper(api.url, "lost").read(id),
+      await shopper(api.url, "lost").confirm(id),
+      await shopper(api.url, "lost").release(id),
+    ])
       expect([r.status, r.body.code]).toEqual([410, "HOLD_LOST"]);
   });
 
@@ -493,21 +566,33 @@ describe("answers", () => {
     expect((await holds[full]?.s.read(holds[full]?.id as string))?.body.status).toBe("held");
     // Who has paid is not kept out by a full line.
     const paid = replies.findIndex((r) => r.status === 202);
-    await until("a confirmed one", async () => (await holds[paid]?.s.read(holds[paid]?.id as string))?.body.status === "confirmed");
-    expect((await Promise.all(Array.from({ length: 5 }, () => holds[paid]?.s.confirm(holds[paid]?.id as string)))).map((r) => r?.status)).toEqual(
-      Array(5).fill(200),
+    await until(
+      "a confirmed one",
+      async () => (await holds[paid]?.s.read(holds[paid]?.id as string))?.body.status === "confirmed",
     );
+    expect(
+      (await Promise.all(Array.from({ length: 5 }, () => holds[paid]?.s.confirm(holds[paid]?.id as string)))).map(
+        (r) => r?.status,
+      ),
+    ).toEqual(Array(5).fill(200));
     await narrow.close();
   });
 
   it("Prefer: wait ends after that time with 202, and events stream each change until the end", async () => {
     const s = shopper(api.url, "events");
     const { id } = (await s.reserve(saleId, "k")).body;
-    const stream = fetch(`${api.url}/v1/reservations/${id}/events`, { headers: { authorization: s.authorization } }).then((r) => r.text());
+    const stream = fetch(`${api.url}/v1/reservations/${id}/events`, {
+      headers: { authorization: s.authorization },
+    }).then((r) => r.text());
     const r = await s.confirm(id, { token: "tok_3ds" }, { waitS: 30 });
     expect(r).toMatchObject({ status: 202, body: { payment: { status: "action_required" } } });
-    await fetch(r.body.payment?.actionUrl as string, { method: "POST", body: new URLSearchParams({ answer: "approve" }) });
-    const states = [...(await stream).matchAll(/^data: (.*)$/gm)].map((m) => JSON.parse(m[1] as string) as { status: string; recorded?: boolean });
+    await fetch(r.body.payment?.actionUrl as string, {
+      method: "POST",
+      body: new URLSearchParams({ answer: "approve" }),
+    });
+    const states = [...(await stream).matchAll(/^data: (.*)$/gm)].map(
+      (m) => JSON.parse(m[1] as string) as { status: string; recorded?: boolean },
+    );
     expect(states[0]?.status).toBe("held");
     expect(states.at(-1)).toMatchObject({ status: "confirmed", recorded: true });
     expect(states.some((x) => x.status === "paying")).toBe(true);
@@ -528,11 +613,26 @@ describe("answers", () => {
   });
 
   it("CORS is off unless origins are named, and then only for those", async () => {
-    expect((await fetch(`${api.url}/healthz`, { headers: { origin: "https://shop.example" } })).headers.get("access-control-allow-origin")).toBeNull();
+    expect(
+      (await fetch(`${api.url}/healthz`, { headers: { origin: "https://shop.example" } })).headers.get(
+        "access-control-allow-origin",
+      ),
+    ).toBeNull();
     const open = await world.start({ CORS_ORIGINS: "https://shop.example", ROLE: "api" });
-    const from = async (origin: string) => (await fetch(`${open.url}/healthz`, { headers: { origin } })).headers.get("access-control-allow-origin");
-    expect([await from("https://shop.example"), await from("https://evil.example")]).toEqual(["https://shop.example", null]);
-    expect((await fetch(`${open.url}/v1/sales/x/reservations`, { method: "OPTIONS", headers: { origin: "https://shop.example" } })).status).toBe(204);
+    const from = async (origin: string) =>
+      (await fetch(`${open.url}/healthz`, { headers: { origin } })).headers.get("access-control-allow-origin");
+    expect([await from("https://shop.example"), await from("https://evil.example")]).toEqual([
+      "https://shop.example",
+      null,
+    ]);
+    expect(
+      (
+        await fetch(`${open.url}/v1/sales/x/reservations`, {
+          method: "OPTIONS",
+          headers: { origin: "https://shop.example" },
+        })
+      ).status,
+    ).toBe(204);
     await open.close();
   });
 
@@ -566,7 +666,8 @@ describe("answers", () => {
       .catch((e) => e);
     log.error({ err: error, contact: row.contact, payment: row, token: "tok_canary" }, "failed");
     expect(lines.join("")).toContain("payment_amount");
-    for (const secret of ["canary@", "カナリア", "tok_canary", "canary street"]) expect(lines.join("")).not.toContain(secret);
+    for (const secret of ["canary@", "カナリア", "tok_canary", "canary street"])
+      expect(lines.join("")).not.toContain(secret);
   });
 
   it("no e-mail, token or address shows in metrics", async () => {
@@ -591,6 +692,7 @@ describe("answers", () => {
       readFileSync(new URL("./sale.test.ts", import.meta.url), "utf8") +
       readFileSync(new URL("./race.test.ts", import.meta.url), "utf8");
     const outages: ProblemCode[] = ["INTERNAL_ERROR", "OVERLOADED"];
-    for (const code of Object.keys(PROBLEMS) as ProblemCode[]) if (!outages.includes(code)) expect(source, code).toContain(`"${code}"`);
+    for (const code of Object.keys(PROBLEMS) as ProblemCode[])
+      if (!outages.includes(code)) expect(source, code).toContain(`"${code}"`);
   });
 });

@@ -8,22 +8,43 @@ import { PHASES } from "../src/crash.ts";
 import { makeReference } from "../src/ids.ts";
 import { claimAtOnce, insertPayments } from "../src/payments.ts";
 import { faultsOf } from "./books.ts";
-import { CONTACT, makeWorld, operator, pause, type Reply, type Running, saleBodyOf, shopper, until, type World } from "./support.ts";
+import {
+  CONTACT,
+  makeWorld,
+  operator,
+  pause,
+  type Reply,
+  type Running,
+  saleBodyOf,
+  shopper,
+  until,
+  type World,
+} from "./support.ts";
 
 const PROGRAM = fileURLToPath(new URL("../src/fukubukuro.mjs", import.meta.url));
 const SOURCE = fileURLToPath(new URL("../src", import.meta.url));
 
 /** Every label in the source. A new call that leaves the process brings its label along. */
 export function labels(): string[] {
-  const files = (readdirSync(SOURCE, { recursive: true }) as string[]).filter((f) => f.endsWith(".ts") && statSync(join(SOURCE, f)).isFile());
-  const found = files.flatMap((f) => [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.]+)"/g)].map((m) => m[1] as string));
+  const files = (readdirSync(SOURCE, { recursive: true }) as string[]).filter(
+    (f) => f.endsWith(".ts") && statSync(join(SOURCE, f)).isFile(),
+  );
+  const found = files.flatMap((f) =>
+    [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.]+)"/g)].map((m) => m[1] as string),
+  );
   return [...new Set(found)].sort();
 }
 export const points = (): string[] => labels().flatMap((label) => PHASES.map((phase) => `${label}:${phase}`));
 
 /** Short times, so that leases, deadlines and look-ups of a run pass within seconds. */
 const QUICK = {
-  ...{ GATEWAY_TIMEOUT_MS: "400", GATEWAY_OVERRUN_MS: "100", GATEWAY_LEASE_MS: "700", RETRY_GRACE_MS: "800", ACTION_DEADLINE_MS: "500" },
+  ...{
+    GATEWAY_TIMEOUT_MS: "400",
+    GATEWAY_OVERRUN_MS: "100",
+    GATEWAY_LEASE_MS: "700",
+    RETRY_GRACE_MS: "800",
+    ACTION_DEADLINE_MS: "500",
+  },
   ...{ MAIL_RATE_PER_S: "1000", CUSTOMER_RATE_PER_S: "100000" },
 };
 const HOLD_MS = 1_500;
@@ -69,7 +90,13 @@ export async function startProcess(world: Pick<World, "env">, env: Record<string
   );
   const at = () => /"at":"(http:[^"]+)"/.exec(out)?.[1];
   await until("the process to be ready", () => over || out.includes('"msg":"ready"'), 30_000);
-  return { url: at() ?? "http://127.0.0.1:1", ended, output: () => out, kill: (signal = "SIGKILL") => void child.kill(signal), pid: child.pid as number };
+  return {
+    url: at() ?? "http://127.0.0.1:1",
+    ended,
+    output: () => out,
+    kill: (signal = "SIGKILL") => void child.kill(signal),
+    pid: child.pid as number,
+  };
 }
 
 /** Asks again with the same key until there is an answer that says something: a lost one, a 503 or a process that is gone says nothing. */
@@ -100,7 +127,17 @@ async function halfPaid(lane: Lane, saleId: string, customerId: string) {
   const reference = makeReference(Date.now());
   await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, [{ key, customerId, reference, referenceBefore: "" }]));
   const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
-  const common = { saleId, reservationId: id, reservationKey: key, customerId, amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en" };
+  const common = {
+    saleId,
+    reservationId: id,
+    reservationKey: key,
+    customerId,
+    amount: 1000,
+    currency: "JPY",
+    lines,
+    contact: CONTACT,
+    language: "en",
+  };
   return { ...common, reference, state: "queued" as const };
 }
 
@@ -116,7 +153,9 @@ async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   await insertPayments(ctx.db, [captured]);
   await claimAtOnce(ctx.db, saleId, [captured.reference], sale.epoch);
   // Long enough ago that whoever captured it is not at work any more.
-  await ctx.db.execute(sql`update payments set captured_at = now() - interval '10 seconds' where reference = ${captured.reference}`);
+  await ctx.db.execute(
+    sql`update payments set captured_at = now() - interval '10 seconds' where reference = ${captured.reference}`,
+  );
 }
 
 /** A payment that ended unpaid by our books, and a gateway that captured it: once while the hold lives, once after it is gone. */
@@ -126,10 +165,19 @@ async function leaveLateMoney(lane: Lane, saleId: string): Promise<void> {
   if (!sale) throw new Error("no sale");
   for (const customerId of ["late-held", "late-gone"]) {
     const { reference, ...rest } = await halfPaid(lane, saleId, customerId);
-    const ended = { gateway: "sandbox", tokenDigest: "", state: "cancelled" as const, declineCode: "test", endedAt: new Date() };
+    const ended = {
+      gateway: "sandbox",
+      tokenDigest: "",
+      state: "cancelled" as const,
+      declineCode: "test",
+      endedAt: new Date(),
+    };
     await insertPayments(ctx.db, [{ reference, ...rest, ...ended }]);
     const { reservationId, amount, currency, reservationKey } = rest;
-    if (customerId === "late-gone") await ctx.sales.call(sale, (s) => ctx.scripts.decline(s, [{ key: reservationKey, reference, graceMs: 0, to: "released" }]));
+    if (customerId === "late-gone")
+      await ctx.sales.call(sale, (s) =>
+        ctx.scripts.decline(s, [{ key: reservationKey, reference, graceMs: 0, to: "released" }]),
+      );
     await until("the gateway to take it", async () => {
       const r = await fetch(`${lane.world.gateway.url}/charges`, {
         method: "POST",
@@ -224,7 +272,11 @@ async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
  */
 export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]> {
   const { world } = lane;
-  const sale = saleBodyOf({ holdMs: HOLD_MS * crashes.length, maxUnitsPerCustomer: 3, items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 15 }] });
+  const sale = saleBodyOf({
+    holdMs: HOLD_MS * crashes.length,
+    maxUnitsPerCustomer: 3,
+    items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 15 }],
+  });
   await operator(lane.helper.url).create(sale);
   const flush = crashes.some((c) => c.startsWith("rebuild."));
   const told: Story["told"] = { confirmed: new Set(), granted: 15 };
@@ -242,14 +294,21 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
     const end = await Promise.race([victim.ended, pause(HIT_MS_MAX).then(() => null)]);
     if (end?.signal !== "SIGKILL") {
       victim.kill();
-      throw new Error(`${crash} was not hit (${JSON.stringify(end)}): the run is void\n${victim.output().slice(-2000)}`);
+      throw new Error(
+        `${crash} was not hit (${JSON.stringify(end)}): the run is void\n${victim.output().slice(-2000)}`,
+      );
     }
   }
   const healer = await world.start({ ...QUICK });
   now = healer.url;
   try {
     await Promise.all(playing);
-    const places = { databaseUrl: world.databaseUrl, redisUrl: world.redis.url, gatewayUrl: world.gateway.url, mailsFolder: world.mailbox.folder };
+    const places = {
+      databaseUrl: world.databaseUrl,
+      redisUrl: world.redis.url,
+      gatewayUrl: world.gateway.url,
+      mailsFolder: world.mailbox.folder,
+    };
     let faults: string[] = [];
     await until(
       "the books to balance",
@@ -261,7 +320,8 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
       HEAL_MS_MAX,
     ).catch(() => {});
     // On a busy machine, and after two crashes, more holds have run out before their shoppers came through.
-    if (told.confirmed.size < 2 / crashes.length) faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
+    if (told.confirmed.size < 2 / crashes.length)
+      faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
     return faults;
   } finally {
     await healer.close();

@@ -90,12 +90,17 @@ describe("a connection", () => {
   it("is one of a bounded number, and what a transaction refuses leaves it whole", async () => {
     await inParallel(
       30,
-      Array.from({ length: 30 }, () => () => pool.db.transaction((tx) => tx.execute(sql`select 1 / 0`)).catch(() => {})),
+      Array.from(
+        { length: 30 },
+        () => () => pool.db.transaction((tx) => tx.execute(sql`select 1 / 0`)).catch(() => {}),
+      ),
     );
     await allAnswerRight();
     // Backends of lost connections end a moment later.
     await until("at most three", async () => {
-      const rows = await pool.db.execute<{ n: number }>(sql`select count(*)::int as n from pg_stat_activity where datname = current_database()`);
+      const rows = await pool.db.execute<{ n: number }>(
+        sql`select count(*)::int as n from pg_stat_activity where datname = current_database()`,
+      );
       return (rows[0]?.n ?? 9) <= 3;
     });
   });
@@ -157,7 +162,9 @@ describe("an older database", () => {
       insert into order_lines (order_id, sale_id, sku, name, quantity, unit_price) values ('ord_${reference}', 's', 'bag', 'Bag', 1, 1);
       insert into outbox (order_id, kind, sale_id, language) values ('ord_${reference}', 'confirmation', 's', 'ja')`);
     await migrate(database.url);
-    expect(await client`select sale_id, key, state from reservations`).toMatchObject([{ sale_id: "s", key: "kkk", state: "c" }]);
+    expect(await client`select sale_id, key, state from reservations`).toMatchObject([
+      { sale_id: "s", key: "kkk", state: "c" },
+    ]);
     expect(
       await client`select o.reference, l.sku, b.kind from orders o join order_lines l on l.order_id = o.id join outbox b on b.order_id = o.id`,
     ).toMatchObject([{ reference, sku: "bag", kind: "confirmation" }]);

@@ -20,13 +20,15 @@ const mount = (...args: string[]) => spawnSync("mount", args).status === 0;
 export async function openDisk(name: string): Promise<Disk> {
   const folder = await mkdtemp(join(tmpdir(), name));
   const remove = () => rm(folder, { recursive: true, force: true });
-  if (process.getuid?.() !== 0 || !mount("-t", "tmpfs", "-o", `size=${SIZE},mode=700`, "tmpfs", folder)) return { folder, close: remove };
+  if (process.getuid?.() !== 0 || !mount("-t", "tmpfs", "-o", `size=${SIZE},mode=700`, "tmpfs", folder))
+    return { folder, close: remove };
   return {
     folder,
     async full(on) {
       const { blocks, bfree, bsize } = await statfs(folder);
       const size = on ? String((blocks - bfree) * bsize + LEFT_BYTES) : SIZE;
-      if (!mount("-o", `remount,size=${size}`, folder)) throw new Error(`the disk could not be made ${on ? "full" : "large"}`);
+      if (!mount("-o", `remount,size=${size}`, folder))
+        throw new Error(`the disk could not be made ${on ? "full" : "large"}`);
     },
     async close() {
       spawnSync("umount", ["-l", folder]);

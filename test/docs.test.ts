@@ -31,7 +31,8 @@ let saleId: string;
 beforeAll(async () => {
   world = await makeWorld();
   api = await world.start();
-  saleId = (await operator(api.url).create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 10 }] })).body.id;
+  saleId = (await operator(api.url).create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 10 }] })).body
+    .id;
 });
 afterAll(() => world.close());
 
@@ -52,7 +53,8 @@ describe("every link", () => {
       const [file = "", anchor] = target.split("#");
       const path = file === "" ? join(ROOT, page) : resolve(join(ROOT, dirname(page)), file);
       expect(existsSync(path), `${page}: ${target}`).toBe(true);
-      if (anchor !== undefined) expect(anchors(await readFile(path, "utf8")), `${page}: ${target}`).toContain(`#${anchor}`);
+      if (anchor !== undefined)
+        expect(anchors(await readFile(path, "utf8")), `${page}: ${target}`).toContain(`#${anchor}`);
     }
   });
 
@@ -65,13 +67,20 @@ describe("every link", () => {
 
 /** The code block after `<!-- tested: name -->`. */
 async function example(name: string): Promise<string> {
-  const found = new RegExp(`<!-- tested: ${name.replace(".", "\\.")} -->\\n\`\`\`\\w+\\n([\\s\\S]*?)\`\`\``).exec(await read("docs/integration.md"));
+  const found = new RegExp(`<!-- tested: ${name.replace(".", "\\.")} -->\\n\`\`\`\\w+\\n([\\s\\S]*?)\`\`\``).exec(
+    await read("docs/integration.md"),
+  );
   expect(found, name).not.toBeNull();
   return found?.[1] as string;
 }
 
 describe("the examples of the integration guide", () => {
-  const env = (customer: string) => ({ ...process.env, FUKUBUKURO_URL: api.url, SALE: saleId, SHOPPER_TOKEN: signShopperToken(SECRET, customer, 600_000) });
+  const env = (customer: string) => ({
+    ...process.env,
+    FUKUBUKURO_URL: api.url,
+    SALE: saleId,
+    SHOPPER_TOKEN: signShopperToken(SECRET, customer, 600_000),
+  });
 
   it("in JavaScript buys a bag through the package", async () => {
     const folder = await mkdtemp(join(tmpdir(), "fukubukuro-docs-"));
@@ -102,14 +111,15 @@ describe("alerts and dashboard", () => {
 
   /** Name, and label matchers and groupings, of what an expression reads. */
   function namesOf(expr: string): Array<{ name: string; labels: Array<[label: string, value: string | null]> }> {
-    const grouped = [...expr.matchAll(/by \(([^)]*)\)/g)].flatMap((m) => (m[1] as string).split(",").map((l) => l.trim()));
+    const grouped = [...expr.matchAll(/by \(([^)]*)\)/g)].flatMap((m) =>
+      (m[1] as string).split(",").map((l) => l.trim()),
+    );
     return [...expr.matchAll(/(fukubukuro_\w+)(?:\{((?:"[^"]*"|[^}"])*)\})?/g)].map(([, name = "", matchers = ""]) => ({
       name,
       labels: [
-        ...[...matchers.matchAll(/(\w+)(=~|!=|!~|=)"([^"]*)"/g)].map(([, label = "", operator, value = ""]): [string, string | null] => [
-          label,
-          operator === "=" ? value : null,
-        ]),
+        ...[...matchers.matchAll(/(\w+)(=~|!=|!~|=)"([^"]*)"/g)].map(
+          ([, label = "", operator, value = ""]): [string, string | null] => [label, operator === "=" ? value : null],
+        ),
         ...grouped.filter((l) => l !== "le").map((l): [string, null] => [l, null]),
       ],
     }));
@@ -125,7 +135,10 @@ describe("alerts and dashboard", () => {
       async () => {
         const text = await (await fetch(`${api.url}/metrics`)).text();
         return (
-          text.includes("fukubukuro_books_ok{") && text.includes("fukubukuro_gateway_call_seconds_count{") && text.includes("fukubukuro_mails_total{") && text
+          text.includes("fukubukuro_books_ok{") &&
+          text.includes("fukubukuro_gateway_call_seconds_count{") &&
+          text.includes("fukubukuro_mails_total{") &&
+          text
         );
       },
       40_000,
@@ -152,7 +165,13 @@ describe("alerts and dashboard", () => {
     const types = new Set([...text.matchAll(/^# TYPE (\w+)/gm)].map((m) => m[1] as string));
     const registry = api.service.ctx.metrics.registry;
     const source = (
-      await Promise.all((await readdir(join(ROOT, "src"), { recursive: true })).filter((f) => f.endsWith(".ts")).map((f) => read(join("src", f))))
+      await Promise.all(
+        (
+          await readdir(join(ROOT, "src"), { recursive: true })
+        )
+          .filter((f) => f.endsWith(".ts"))
+          .map((f) => read(join("src", f))),
+      )
     ).join("\n");
     for (const expr of exprs) {
       for (const { name, labels } of namesOf(expr)) {

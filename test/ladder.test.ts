@@ -60,7 +60,9 @@ function next(s: State, rules: Rules): Array<[string, State]> {
   const hold = (n: State, ref: string) => n.holds[reservationOf(ref)] as State["holds"][0];
   const matches = (n: State, ref: string) => !rules.ref || hold(n, ref).ref === ref;
   const othersLive = (n: State, ref: string) =>
-    Object.entries(n.pay).some(([r, p]) => r !== ref && reservationOf(r) === reservationOf(ref) && (p === "Q" || p === "C"));
+    Object.entries(n.pay).some(
+      ([r, p]) => r !== ref && reservationOf(r) === reservationOf(ref) && (p === "Q" || p === "C"),
+    );
 
   // The gateway breaks its word, once.
   if (s.late > 0 && s.pay["0a"] === "D" && !s.gateway["0a"])
@@ -101,7 +103,8 @@ function next(s: State, rules: Rules): Array<[string, State]> {
     s.workers.some((w) => w !== null) ||
     Object.entries(s.pay).some(
       ([r, p]) =>
-        (p === "C" && (!s.orders.includes(r) || (rules.watch && rules.repin && hold(s, r).ref === r && hold(s, r).s === "H"))) ||
+        (p === "C" &&
+          (!s.orders.includes(r) || (rules.watch && rules.repin && hold(s, r).ref === r && hold(s, r).s === "H"))) ||
         (p === "D" && s.gateway[r] === "cap"),
     );
   s.holds.forEach((h, i) => {
@@ -129,11 +132,15 @@ function next(s: State, rules: Rules): Array<[string, State]> {
       for (const h of s.holds) {
         if (h.s === "P" && s.pay[h.ref] === "C" && s.orders.includes(h.ref))
           go(`finds ${h.ref} captured, its hold paying`, () => ({ at: "confirm", ref: h.ref }));
-        if (rules.watch && h.s === "H" && h.ref === "0a" && s.pay["0a"] === "C") go("finds 0a honoured, its hold held", () => ({ at: "confirm", ref: "0a" }));
+        if (rules.watch && h.s === "H" && h.ref === "0a" && s.pay["0a"] === "C")
+          go("finds 0a honoured, its hold held", () => ({ at: "confirm", ref: "0a" }));
       }
-      for (const h of s.holds) if (h.s === "P" && s.pay[h.ref] === "D") go(`finds ${h.ref} declined, its hold paying`, () => ({ at: "decline", ref: h.ref }));
+      for (const h of s.holds)
+        if (h.s === "P" && s.pay[h.ref] === "D")
+          go(`finds ${h.ref} declined, its hold paying`, () => ({ at: "decline", ref: h.ref }));
       for (const [ref, p] of Object.entries(s.pay)) {
-        if (p === "D" && s.gateway[ref] === "cap") go(`finds ${ref} captured late`, () => ({ at: rules.pin ? "pin" : "claim", ref }));
+        if (p === "D" && s.gateway[ref] === "cap")
+          go(`finds ${ref} captured late`, () => ({ at: rules.pin ? "pin" : "claim", ref }));
         if (p === "C" && !s.orders.includes(ref))
           go(`records the order of ${ref}`, (n) => {
             n.orders.push(ref);
@@ -199,12 +206,16 @@ function faults(s: State, quiet: boolean): string[] {
   const captured = Object.entries(s.gateway).filter(([, g]) => g === "cap");
   const explained = captured.filter(([ref]) => s.pay[ref] === "C");
   if (explained.length > GRANTED) out.push("P1: more units sold than granted");
-  for (const i of [0, 1]) if (explained.filter(([ref]) => reservationOf(ref) === i).length > 1) out.push(`r${i} was charged twice and both stand`);
+  for (const i of [0, 1])
+    if (explained.filter(([ref]) => reservationOf(ref) === i).length > 1)
+      out.push(`r${i} was charged twice and both stand`);
   if (s.claimed > GRANTED) out.push("claimed over granted");
   if (!quiet) return out;
-  for (const [ref] of captured) if (!s.orders.includes(ref)) out.push(`P2: ${ref} is captured, without an order or a refund`);
+  for (const [ref] of captured)
+    if (!s.orders.includes(ref)) out.push(`P2: ${ref} is captured, without an order or a refund`);
   const live = s.holds.filter((h) => (h.s === "H" || h.s === "P") && s.pay[h.ref] !== "C").length;
-  if (s.free + live + s.claimed !== GRANTED) out.push(`P5: free ${s.free} + held ${live} + claimed ${s.claimed} is not ${GRANTED}`);
+  if (s.free + live + s.claimed !== GRANTED)
+    out.push(`P5: free ${s.free} + held ${live} + claimed ${s.claimed} is not ${GRANTED}`);
   s.holds.forEach((h, i) => {
     if (h.s === "P") out.push(`r${i} stays paying`);
     if (h.s === "X" && s.orders.includes(h.ref)) out.push(`r${i} was told expired and has an order`);
@@ -224,7 +235,8 @@ function search(rules: Rules): { trace: string[]; faults: string[]; states: numb
     const found = faults(s, quiet);
     if (found.length > 0) {
       const trace: string[] = [];
-      for (let at: string | null = key; at !== null; at = seen.get(at)?.from ?? null) trace.unshift(seen.get(at)?.by ?? "");
+      for (let at: string | null = key; at !== null; at = seen.get(at)?.from ?? null)
+        trace.unshift(seen.get(at)?.by ?? "");
       return { trace: trace.slice(1), faults: found, states: seen.size };
     }
     for (const [by, n] of steps) {
@@ -243,9 +255,12 @@ describe("the ladder for late money, in every order of steps", () => {
     expect(r.faults, r.trace.join("\n")).toEqual([]);
     expect(r.states).toBeGreaterThan(300);
   });
-  it.each(["pin", "repin", "one", "ref", "watch"] as const)("without the rule %s there is a trace that breaks the books", (rule) => {
-    const r = search({ ...ALL, [rule]: false });
-    expect(r.faults).not.toEqual([]);
-    console.log(`without ${rule}: ${r.faults.join("; ")}\n  ${r.trace.join("\n  ")}`);
-  });
+  it.each(["pin", "repin", "one", "ref", "watch"] as const)(
+    "without the rule %s there is a trace that breaks the books",
+    (rule) => {
+      const r = search({ ...ALL, [rule]: false });
+      expect(r.faults).not.toEqual([]);
+      console.log(`without ${rule}: ${r.faults.join("; ")}\n  ${r.trace.join("\n  ")}`);
+    },
+  );
 });

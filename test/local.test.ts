@@ -48,9 +48,15 @@ const environment = (env: Record<string, string>) => {
   };
 };
 
-function run(args: string[], env: Record<string, string> = {}): Promise<{ code: number | null; out: string; err: string }> {
+function run(
+  args: string[],
+  env: Record<string, string> = {},
+): Promise<{ code: number | null; out: string; err: string }> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [PROGRAM, ...args], { env: environment(env), stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, [PROGRAM, ...args], {
+      env: environment(env),
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     children.push(child);
     let [out, err] = ["", ""];
     child.stdout.on("data", (d) => (out += d));
@@ -87,7 +93,9 @@ describe("a server of local mode", () => {
     const reasons = await inParallel(
       40,
       Array.from({ length: 40 }, () => async () => {
-        const server = startGuarded("ends", ["sh", "-c", "sleep 0.05; echo the reason >&2; exit 1"], { signal: "TERM" });
+        const server = startGuarded("ends", ["sh", "-c", "sleep 0.05; echo the reason >&2; exit 1"], {
+          signal: "TERM",
+        });
         return server.endedEarly.catch((error: Error) => error.message);
       }),
     );
@@ -117,7 +125,11 @@ describe("npm start", () => {
     const again = shopper(second.url, "c1", secret);
     expect((await again.order(orderId)).status).toBe(200);
     expect((await again.read(held)).body.status).toBe("held");
-    expect(await operator(second.url, second.token).audit("demo")).toMatchObject({ ok: true, charges: { captured: 1 }, orders: { recorded: 1 } });
+    expect(await operator(second.url, second.token).audit("demo")).toMatchObject({
+      ok: true,
+      charges: { captured: 1 },
+      orders: { recorded: 1 },
+    });
     second.child.kill("SIGTERM");
     expect(await second.ended).toBe(0);
   });
@@ -158,7 +170,9 @@ describe("npm start", () => {
       },
       60_000,
     );
-    const cod = (await after.get<{ orders: Array<{ id: string; payment: { gateway: string } }> }>("/orders?saleId=crash&limit=200")).body.orders;
+    const cod = (
+      await after.get<{ orders: Array<{ id: string; payment: { gateway: string } }> }>("/orders?saleId=crash&limit=200")
+    ).body.orders;
     expect(audit.charges.captured).toBe(cod.filter((o) => o.payment.gateway === "sandbox").length);
     // P8: whoever was told "confirmed" has an order.
     for (const id of confirmed) expect(cod.map((o) => o.id)).toContain(id);
@@ -177,11 +191,15 @@ describe("npm start", () => {
 
   it("with PROCESSES=2 two processes share the port: one that is killed is replaced, figures add up, and Ctrl-C leaves none", async () => {
     const { child, url, token, ended } = await start({ PROCESSES: "2" });
-    const children = async () => (await readFile(`/proc/${child.pid}/task/${child.pid}/children`, "utf8")).trim().split(" ").map(Number);
+    const children = async () =>
+      (await readFile(`/proc/${child.pid}/task/${child.pid}/children`, "utf8")).trim().split(" ").map(Number);
     const apis = async () => (await children()).filter((pid) => runs(pid, "fukubukuro.mjs"));
     expect(await apis()).toHaveLength(2);
     const secret = JSON.parse(readFileSync(join(dataDir, "secrets.json"), "utf8")).shopperTokenSecret as string;
-    await operator(url, token).post("/sales", saleBodyOf({ id: "two", items: [{ sku: "bag", name: "b", unitPrice: 500, stock: 20 }] }));
+    await operator(url, token).post(
+      "/sales",
+      saleBodyOf({ id: "two", items: [{ sku: "bag", name: "b", unitPrice: 500, stock: 20 }] }),
+    );
     const buyers = Array.from({ length: 40 }, (_, i) => shopper(url, `two${i}`, secret));
     const held = (
       await inParallel(
@@ -193,7 +211,11 @@ describe("npm start", () => {
     // The next connection goes to the other process: both must tell of all 40.
     for (let i = 0; i < 2; i++) {
       const text = String((await call(`${url}/metrics`, { headers: { connection: "close" } })).body);
-      const counts = [...text.matchAll(/^fukubukuro_http_requests_total\{route="\/v1\/sales\/\{saleId\}\/reservations",status="\d+"\} (\d+)$/gm)];
+      const counts = [
+        ...text.matchAll(
+          /^fukubukuro_http_requests_total\{route="\/v1\/sales\/\{saleId\}\/reservations",status="\d+"\} (\d+)$/gm,
+        ),
+      ];
       expect(counts.reduce((n, [, count]) => n + Number(count), 0)).toBe(40);
     }
     const [killed] = (await apis()) as [number];
@@ -227,7 +249,9 @@ describe("npm start", () => {
 
 describe("the command line", () => {
   it("the README's table names every setting", () => {
-    const [readme, config] = ["../README.md", "../src/config.ts"].map((f) => readFileSync(new URL(f, import.meta.url), "utf8")) as [string, string];
+    const [readme, config] = ["../README.md", "../src/config.ts"].map((f) =>
+      readFileSync(new URL(f, import.meta.url), "utf8"),
+    ) as [string, string];
     const names = [...config.matchAll(/^ {2}([A-Z][A-Z_]+): /gm)].map((m) => m[1] as string);
     expect(names.length).toBeGreaterThan(30);
     for (const name of names) expect(readme).toContain(`\`${name}\``);
@@ -235,7 +259,8 @@ describe("the command line", () => {
 
   it("has --help for every command", async () => {
     const all = await run(["--help"]);
-    for (const command of ["serve", "token", "audit", "reconcile", "rebuild", "sale"]) expect(all.out).toContain(command);
+    for (const command of ["serve", "token", "audit", "reconcile", "rebuild", "sale"])
+      expect(all.out).toContain(command);
     expect((await run(["sale", "create", "--help"])).out).toContain("POST /v1/admin/sales");
     expect((await run(["nonsense"])).code).toBe(1);
   });
@@ -243,7 +268,9 @@ describe("the command line", () => {
   it("works beside a running service: token, sale create, audit with its exit code, reconcile, rebuild; and says so where nothing runs", async () => {
     const { url, child, ended } = await start();
     const token = (await run(["token", "--customer", "c9"])).out.trim();
-    expect((await call(`${url}/v1/sales/demo/reservations`, { headers: { authorization: `Bearer ${token}` } })).status).toBe(200);
+    expect(
+      (await call(`${url}/v1/sales/demo/reservations`, { headers: { authorization: `Bearer ${token}` } })).status,
+    ).toBe(200);
     const file = join(dataDir, "sale.json");
     await (await import("node:fs/promises")).writeFile(file, JSON.stringify(saleBodyOf({ id: "from-file" })));
     expect(JSON.parse((await run(["sale", "create", file])).out)).toEqual({ id: "from-file", created: true });
@@ -280,7 +307,12 @@ describe("the command line", () => {
 
 describe("the sandbox gateway", () => {
   it("keeps what it answered over a kill -9, refuses over its limit, and never charges a cancelled reference", async () => {
-    const ledger = { SANDBOX_LEDGER: join(dataDir, "ledger.jsonl"), SANDBOX_LATENCY_MS: "30", SANDBOX_JITTER_MS: "0", SANDBOX_IN_FLIGHT_MAX: "2" };
+    const ledger = {
+      SANDBOX_LEDGER: join(dataDir, "ledger.jsonl"),
+      SANDBOX_LATENCY_MS: "30",
+      SANDBOX_JITTER_MS: "0",
+      SANDBOX_IN_FLIGHT_MAX: "2",
+    };
     const first = await startSandboxProcess(ledger);
     const charge = (url: string, reference: string, token = "tok_ok", amount = 100) =>
       call(`${url}/charges`, {
@@ -295,20 +327,32 @@ describe("the sandbox gateway", () => {
     expect((await charge(first.url, reference)).body).toEqual(burst[done]?.body);
     expect((await charge(first.url, reference, "tok_ok", 999)).status).toBe(409);
     expect((await call(`${first.url}/charges/never`)).status).toBe(404);
-    expect((await call(`${first.url}/charges/never/cancel`, { method: "POST" })).body).toMatchObject({ status: "canceled" });
+    expect((await call(`${first.url}/charges/never/cancel`, { method: "POST" })).body).toMatchObject({
+      status: "canceled",
+    });
     expect((await call(`${first.url}/charges/${reference}/cancel`, { method: "POST" })).status).toBe(409);
     process.kill(-first.pid, "SIGKILL");
     const second = await startSandboxProcess(ledger);
     expect((await call(`${second.url}/charges/${reference}`)).body).toEqual(burst[done]?.body);
     expect((await charge(second.url, "never")).status).toBe(410);
     for (let i = 0; i < 2; i++)
-      expect((await call(`${second.url}/charges/${reference}/refund`, { method: "POST", headers: { "idempotency-key": "r" } })).body).toMatchObject({
+      expect(
+        (
+          await call(`${second.url}/charges/${reference}/refund`, {
+            method: "POST",
+            headers: { "idempotency-key": "r" },
+          })
+        ).body,
+      ).toMatchObject({
         status: "refunded",
       });
-    const list = (await call<{ charges: Array<{ reference: string }>; next: string }>(`${second.url}/charges?limit=1`)).body;
+    const list = (await call<{ charges: Array<{ reference: string }>; next: string }>(`${second.url}/charges?limit=1`))
+      .body;
     expect(list.charges).toHaveLength(1);
     expect(
-      (await call<{ charges: Array<{ reference: string }> }>(`${second.url}/charges?after=${list.next}`)).body.charges.map((c) => c.reference),
+      (
+        await call<{ charges: Array<{ reference: string }> }>(`${second.url}/charges?after=${list.next}`)
+      ).body.charges.map((c) => c.reference),
     ).not.toContain(list.charges[0]?.reference);
     await second.stop();
   });

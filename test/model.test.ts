@@ -50,9 +50,12 @@ interface Real {
   keys: ReturnType<typeof saleKeys>;
 }
 
-const unitsOf = (lines: string): Array<[string, number]> => lines.split(",").map((p) => [p.split(":")[0] as string, Number(p.split(":")[1])]);
+const unitsOf = (lines: string): Array<[string, number]> =>
+  lines.split(",").map((p) => [p.split(":")[0] as string, Number(p.split(":")[1])]);
 const sum = (m: Model, sku: string, states: ReservationState[]) =>
-  [...m.holds.values()].filter((h) => states.includes(h.state)).reduce((n, h) => n + (unitsOf(h.lines).find(([s]) => s === sku)?.[1] ?? 0), 0);
+  [...m.holds.values()]
+    .filter((h) => states.includes(h.state))
+    .reduce((n, h) => n + (unitsOf(h.lines).find(([s]) => s === sku)?.[1] ?? 0), 0);
 const freeOf = (m: Model, sku: string) => (m.granted[sku] ?? 0) - sum(m, sku, ["held", "paying", "confirmed"]);
 const customerUnits = (m: Model, customer: string) =>
   [...m.holds.values()]
@@ -64,15 +67,28 @@ const expireDue = (m: Model, which: (h: ModelHold) => boolean = () => true) => {
 
 /** P5 in Redis alone, and every index against the holds it indexes. */
 async function checkBooks(m: Model, r: Real) {
-  const [, free, live, holds, due, paying, customers] = r.keys.book as [string, string, string, string, string, string, string];
-  const packed = Object.entries(await redis.client.hgetall(holds)).map(([key, text]) => ({ key, hold: parseHold(text) }));
+  const [, free, live, holds, due, paying, customers] = r.keys.book as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
+  const packed = Object.entries(await redis.client.hgetall(holds)).map(([key, text]) => ({
+    key,
+    hold: parseHold(text),
+  }));
   const freeUnits = await redis.client.hgetall(free);
   const liveUnits = await redis.client.hgetall(live);
   for (const sku of SKUS) {
     expect(Number(freeUnits[sku]), `free ${sku}`).toBe(freeOf(m, sku));
     expect(Number(liveUnits[sku]), `live ${sku}`).toBe(sum(m, sku, ["held", "paying"]));
   }
-  expect(Object.fromEntries(packed.map((p) => [p.key, p.hold.state]))).toEqual(Object.fromEntries([...m.holds].map(([k, h]) => [k, h.state])));
+  expect(Object.fromEntries(packed.map((p) => [p.key, p.hold.state]))).toEqual(
+    Object.fromEntries([...m.holds].map(([k, h]) => [k, h.state])),
+  );
   const inState = (state: ReservationState) =>
     packed
       .filter((p) => p.hold.state === state)
@@ -133,7 +149,8 @@ class Reserve extends Step {
           if (short()) expireDue(m);
           expected = short() ? "SHORT" : "HELD";
         }
-        if (expected === "HELD") m.holds.set(q.key, { customer: q.customer, lines: q.lines, state: "held", due: false, reference: "" });
+        if (expected === "HELD")
+          m.holds.set(q.key, { customer: q.customer, lines: q.lines, state: "held", due: false, reference: "" });
       }
       expect(results[i]?.outcome).toBe(expected);
     }
@@ -192,9 +209,12 @@ class Decline extends Step {
   }
   async apply(m: Model, r: Real) {
     const h = m.holds.get(this.key);
-    const { results } = await scripts.decline(r.stamp, [{ key: this.key, reference: this.reference, graceMs: GRACE_MS, to: this.to }]);
+    const { results } = await scripts.decline(r.stamp, [
+      { key: this.key, reference: this.reference, graceMs: GRACE_MS, to: this.to },
+    ]);
     if (!h) expect(results[0]?.outcome).toBe("LOST");
-    else if (h.reference !== this.reference || h.state === "confirmed") expect(results[0]?.outcome).toBe("OTHER_PAYMENT");
+    else if (h.reference !== this.reference || h.state === "confirmed")
+      expect(results[0]?.outcome).toBe("OTHER_PAYMENT");
     else if (h.state === "paying") Object.assign(h, { state: this.to, due: false });
   }
 }
@@ -239,7 +259,13 @@ class TopUp extends Step {
     super();
   }
   async apply(m: Model, r: Real) {
-    const { results } = await scripts.topup(r.stamp, { id: this.id, sku: this.sku, delta: this.delta, customerId: "", units: 0 });
+    const { results } = await scripts.topup(r.stamp, {
+      id: this.id,
+      sku: this.sku,
+      delta: this.delta,
+      customerId: "",
+      units: 0,
+    });
     if (m.moves.has(this.id)) {
       expect(results[0]?.outcome).toBe("APPLIED");
       return;
@@ -257,8 +283,12 @@ class TopUp extends Step {
 class Stale extends Step {
   async apply(_: Model, r: Real) {
     const requests = [{ key: "stale", customerId: "c0", lines: "a:1" }];
-    await expect(scripts.reserve({ ...r.stamp, epoch: r.stamp.epoch + 1 }, { sweepMax: 100, journalMax: 1_000_000 }, requests)).rejects.toThrow("stale");
-    await expect(scripts.reserve({ ...r.stamp, seqMin: 1e9 }, { sweepMax: 100, journalMax: 1_000_000 }, requests)).rejects.toThrow("stale");
+    await expect(
+      scripts.reserve({ ...r.stamp, epoch: r.stamp.epoch + 1 }, { sweepMax: 100, journalMax: 1_000_000 }, requests),
+    ).rejects.toThrow("stale");
+    await expect(
+      scripts.reserve({ ...r.stamp, seqMin: 1e9 }, { sweepMax: 100, journalMax: 1_000_000 }, requests),
+    ).rejects.toThrow("stale");
   }
 }
 
@@ -280,7 +310,9 @@ const steps = fc.commands(
     fc.array(request, { minLength: 1, maxLength: 3 }).map((requests) => new Reserve(requests)),
     fc.tuple(key, reference).map(([k, p]) => new Pay(k, p)),
     fc.tuple(key, reference).map(([k, p]) => new Confirm(k, p)),
-    fc.tuple(key, reference, fc.constantFrom("held" as const, "released" as const)).map(([k, p, to]) => new Decline(k, p, to)),
+    fc
+      .tuple(key, reference, fc.constantFrom("held" as const, "released" as const))
+      .map(([k, p, to]) => new Decline(k, p, to)),
     key.map((k) => new Release(k)),
     fc.constant(new Expire()),
     fc.constant(new TimePasses()),
@@ -304,11 +336,32 @@ it("any history of reserve, pay, confirm, decline, release, expire, top-up and r
       const saleId = `m${run++}`;
       const granted: Units = { a: 4, b: 1 };
       await redis.ready(5000);
-      const settings = { opensAt: 0, closesAt: 9e12, holdMs: 3_600_000 + HOLD_MS, limit: LIMIT, reserving: 1, shift: 0, pausedAt: 0, version: 1 };
+      const settings = {
+        opensAt: 0,
+        closesAt: 9e12,
+        holdMs: 3_600_000 + HOLD_MS,
+        limit: LIMIT,
+        reserving: 1,
+        shift: 0,
+        pausedAt: 0,
+        version: 1,
+      };
       const runId = redis.instance()?.runId ?? "";
-      await scripts.install(saleId, { epoch: 1, seq: 0, runId, settings, free: new Map(Object.entries(granted)), holds: [], customers: new Map(), moves: [] });
+      await scripts.install(saleId, {
+        epoch: 1,
+        seq: 0,
+        runId,
+        settings,
+        free: new Map(Object.entries(granted)),
+        holds: [],
+        customers: new Map(),
+        moves: [],
+      });
       const real: Real = { stamp: { saleId, epoch: 1, seqMin: 0, notAfterMs: 0 }, keys: saleKeys(saleId) };
-      await fc.asyncModelRun(() => ({ model: { granted: { ...granted }, holds: new Map(), moves: new Map() }, real }), commands);
+      await fc.asyncModelRun(
+        () => ({ model: { granted: { ...granted }, holds: new Map(), moves: new Map() }, real }),
+        commands,
+      );
     }),
     // A failure prints the seed and the path to it.
     { numRuns: Number(250), interruptAfterTimeLimit: 45_000, markInterruptAsFailure: false, verbose: 1 },

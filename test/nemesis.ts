@@ -59,7 +59,11 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     const password = nanoid();
     let redisNo = 0;
     const startOneRedis = (port?: number, at = `redis-${++redisNo}`, settings: string[] = []) =>
-      startRedis(join(folder, at), undefined, { password, settings: [`masterauth ${password}`, ...settings], ...(port && { port }) });
+      startRedis(join(folder, at), undefined, {
+        password,
+        settings: [`masterauth ${password}`, ...settings],
+        ...(port && { port }),
+      });
     let redis = await startOneRedis();
     let redisFolder = "redis-1";
     const replicaFolder = () => `redis-${redisNo}`;
@@ -68,7 +72,12 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     const pgPassword = nanoid();
     let pg = await startPostgres(join(folder, "postgres"), { password: pgPassword });
     stops.push(() => pg.stop());
-    const ledger = { SANDBOX_LEDGER: join(folder, "ledger.jsonl"), SANDBOX_LATENCY_MS: "40", SANDBOX_JITTER_MS: "40", SANDBOX_IN_FLIGHT_MAX: "4" };
+    const ledger = {
+      SANDBOX_LEDGER: join(folder, "ledger.jsonl"),
+      SANDBOX_LATENCY_MS: "40",
+      SANDBOX_JITTER_MS: "40",
+      SANDBOX_IN_FLIGHT_MAX: "4",
+    };
     let gateway = await startSandboxProcess(ledger);
     stops.push(() => gateway.stop());
     const mailsFolder = join(folder, "mails");
@@ -95,8 +104,18 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     };
     const env = {
       DATABASE_URL: through(pg.url, links.postgres),
-      ...{ SANDBOX_GATEWAY_URL: `http://127.0.0.1:${links.gateway.port}`, SMTP_URL: `smtp://127.0.0.1:${links.smtp.port}`, DATA_DIR: folder },
-      ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, GATEWAY_TIMEOUT_MS: "600", GATEWAY_OVERRUN_MS: "200", GATEWAY_LEASE_MS: "1000" },
+      ...{
+        SANDBOX_GATEWAY_URL: `http://127.0.0.1:${links.gateway.port}`,
+        SMTP_URL: `smtp://127.0.0.1:${links.smtp.port}`,
+        DATA_DIR: folder,
+      },
+      ...{
+        ADMIN_TOKEN,
+        SHOPPER_TOKEN_SECRET: SECRET,
+        GATEWAY_TIMEOUT_MS: "600",
+        GATEWAY_OVERRUN_MS: "200",
+        GATEWAY_LEASE_MS: "1000",
+      },
       ...{ RETRY_GRACE_MS: "3000", LOG_LEVEL: "info" },
     };
     const world = { env: (more: Record<string, string> = {}) => ({ ...env, ...more }) };
@@ -128,8 +147,16 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     });
 
     // ---- the sale and its shoppers ----
-    const sale = saleBodyOf({ holdMs: 4_000, maxUnitsPerCustomer: 3, items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: UNITS }] });
-    await until("the sale", async () => (await operator((processes[0] as Process).url).create(sale)).status === 201, 30_000);
+    const sale = saleBodyOf({
+      holdMs: 4_000,
+      maxUnitsPerCustomer: 3,
+      items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: UNITS }],
+    });
+    await until(
+      "the sale",
+      async () => (await operator((processes[0] as Process).url).create(sale)).status === 201,
+      30_000,
+    );
     const told = { confirmed: new Set<string>(), granted: UNITS };
     let lost = 0;
     /** Everything was healed long ago: who still waits has met a fault of ours. */
@@ -156,7 +183,10 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
         if (held?.status === 200 || held?.status === 201) {
           const payment = payments.length > 1 && tries > 0 ? payments[1] : payments[0];
           const paid = await ask((u) => shopper(u, id).confirm(held.body.id, payment, { waitS: 2 }));
-          waiting.set(id, `held ${held.status} ${held.body.status}, then ${paid?.status} ${JSON.stringify(paid?.body)?.slice(0, 300)}`);
+          waiting.set(
+            id,
+            `held ${held.status} ${held.body.status}, then ${paid?.status} ${JSON.stringify(paid?.body)?.slice(0, 300)}`,
+          );
           if (paid?.body.status === "confirmed") return void told.confirmed.add(paid.body.orderId as string);
           if (paid?.body.code === "HOLD_LOST") return void lost++;
         }
@@ -197,7 +227,8 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       // A store that ends itself over a full disk does so when it next writes.
       await pause(300);
       if (!(await lives(redis.port))) redis = await startOneRedis(redis.port, redisFolder);
-      if (!(await lives(replica.port))) replica = await startOneRedis(replica.port, replicaFolder(), [`replicaof 127.0.0.1 ${redis.port}`]);
+      if (!(await lives(replica.port)))
+        replica = await startOneRedis(replica.port, replicaFolder(), [`replicaof 127.0.0.1 ${redis.port}`]);
       const sql = postgres(pg.url, { max: 1, connect_timeout: 2, onnotice: () => {} });
       const answered = await sql`select 1`.then(
         () => true,
@@ -214,7 +245,11 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       }
       await pause(300);
       // Its backends may hold the shared memory a little longer.
-      pg = await until("Postgres to start again", () => startPostgres(join(folder, "postgres"), { password: pgPassword }), 30_000);
+      pg = await until(
+        "Postgres to start again",
+        () => startPostgres(join(folder, "postgres"), { password: pgPassword }),
+        30_000,
+      );
       links.postgres.retarget(portOf(pg.url));
     }
     const faults: Record<string, () => Promise<void>> = {
@@ -281,9 +316,11 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       ...(disk.full && { "the disk is full": () => fillDisk(disk.full as NonNullable<typeof disk.full>) }),
       "a top-up": async () => {
         const key = `top-${told.granted}`;
-        const answered = await until("the top-up", async () => (await ask((u) => operator(u).topUp(sale.id, 2, key)))?.status === 200, 30_000).catch(
-          () => false,
-        );
+        const answered = await until(
+          "the top-up",
+          async () => (await ask((u) => operator(u).topUp(sale.id, 2, key)))?.status === 200,
+          30_000,
+        ).catch(() => false);
         if (answered) told.granted += 2;
         else throw new Error("a top-up was never answered");
       },
@@ -320,10 +357,17 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       },
       HEAL_MS_MAX,
     ).catch(() => {});
-    if (tired) wrong.push(...[...waiting].map(([id, last]) => `${SHOP_MS_MAX} ms after everything was healed ${id} still waited: ${last}`));
+    if (tired)
+      wrong.push(
+        ...[...waiting].map(
+          ([id, last]) => `${SHOP_MS_MAX} ms after everything was healed ${id} still waited: ${last}`,
+        ),
+      );
     if (done.length < 3) wrong.push(`only ${done.length} faults: the run is void`);
-    if (told.confirmed.size < 10) wrong.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
-    if (wrong.length > 0 && process.env.CAMPAIGN_KEEP) await keepEvidence(process.env.CAMPAIGN_KEEP, seed, wrong, outputs, pg.url);
+    if (told.confirmed.size < 10)
+      wrong.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
+    if (wrong.length > 0 && process.env.CAMPAIGN_KEEP)
+      await keepEvidence(process.env.CAMPAIGN_KEEP, seed, wrong, outputs, pg.url);
     return { faults: wrong, done, confirmed: told.confirmed.size, lost };
   }
 }
@@ -355,9 +399,19 @@ async function startMailServer(folder: string): Promise<{ url: string; pid: numb
 }
 
 /** CAMPAIGN_KEEP=folder: what the processes logged and what Postgres has, of a seed that failed. */
-async function keepEvidence(to: string, seed: number, wrong: string[], outputs: Array<() => string>, databaseUrl: string): Promise<void> {
+async function keepEvidence(
+  to: string,
+  seed: number,
+  wrong: string[],
+  outputs: Array<() => string>,
+  databaseUrl: string,
+): Promise<void> {
   const sql = postgres(databaseUrl, { max: 1 });
-  const rows = { payments: await sql`select * from payments`, reservations: await sql`select * from reservations`, items: await sql`select * from items` };
+  const rows = {
+    payments: await sql`select * from payments`,
+    reservations: await sql`select * from reservations`,
+    items: await sql`select * from items`,
+  };
   await sql.end();
   await mkdir(to, { recursive: true });
   await writeFile(join(to, `${seed}.json`), JSON.stringify({ wrong, ...rows }, null, 1));

@@ -2,7 +2,21 @@
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { api, buyButton, chromiumPath, DESKTOP, fillIn, op, orderIdOf, PHONE, saleWith, seriousFaults, shown, someone, useBrowser } from "./browser.ts";
+import {
+  api,
+  buyButton,
+  chromiumPath,
+  DESKTOP,
+  fillIn,
+  op,
+  orderIdOf,
+  PHONE,
+  saleWith,
+  seriousFaults,
+  shown,
+  someone,
+  useBrowser,
+} from "./browser.ts";
 import { ADMIN_TOKEN, pause, shopper, until } from "./support.ts";
 
 const PAGE_BYTES_MAX = 100_000;
@@ -16,7 +30,10 @@ async function smallRush(saleId: string): Promise<void> {
     await pause(Math.random() * 6_000);
     const s = shopper(api.url, `rush-${n}`);
     const { status, body } = await s.reserve(saleId, "k");
-    if (status === 201 && n % 6 > 0) await s.confirm(body.id, n % 3 === 0 ? { gateway: "cod" } : { token: n % 16 === 1 ? "tok_slow" : "tok_ok" }, { waitS: 1 });
+    if (status === 201 && n % 6 > 0)
+      await s.confirm(body.id, n % 3 === 0 ? { gateway: "cod" } : { token: n % 16 === 1 ? "tok_slow" : "tok_ok" }, {
+        waitS: 1,
+      });
   };
   await Promise.all(Array.from({ length: 90 }, (_, n) => shop(n)));
 }
@@ -41,7 +58,10 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
         if (Number(wide) > 0) faults.push(`${name}: ${wide} px wider than the screen`);
         if (!IMAGES) return;
         await mkdir(IMAGES, { recursive: true });
-        await page.screenshot({ path: `${IMAGES}${name}-${locale.slice(0, 2)}-${device}.png`, fullPage: name !== "ask" && name !== "mails" });
+        await page.screenshot({
+          path: `${IMAGES}${name}-${locale.slice(0, 2)}-${device}.png`,
+          fullPage: name !== "ask" && name !== "mails",
+        });
       };
       await page.goto(`/s/${saleId}`);
       await page.waitForSelector(`${buyButton}:enabled`);

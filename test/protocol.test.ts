@@ -49,7 +49,15 @@ describe("3-D Secure with two shoppers for one bag", () => {
     orders: number[];
     closing: boolean;
   }
-  const first: State = { free: 0, claimed: 1, holds: ["P", "-"], pay: ["A", "-"], gateway: ["act", "-"], orders: [], closing: false };
+  const first: State = {
+    free: 0,
+    claimed: 1,
+    holds: ["P", "-"],
+    pay: ["A", "-"],
+    gateway: ["act", "-"],
+    orders: [],
+    closing: false,
+  };
   const next =
     (close: boolean) =>
     (s: State): Array<Step<State>> => {
@@ -145,7 +153,8 @@ describe("two rebuilders that may crash, while a payment is claimed", () => {
       });
     if (healthy && !s.worker && s.pg.pay === "Q" && s.redis.hold === "P")
       step("a worker takes the payment", (n) => (n.worker = { at: "claim", ep: s.redis.ep }));
-    if (healthy && !s.worker && s.pg.pay === "C" && s.redis.hold === "P") step("reconcile confirms the hold", (n) => (n.redis.hold = "C"));
+    if (healthy && !s.worker && s.pg.pay === "C" && s.redis.hold === "P")
+      step("reconcile confirms the hold", (n) => (n.redis.hold = "C"));
     if (s.worker?.at === "claim")
       step("it claims and charges", (n) => {
         n.worker = null;
@@ -181,7 +190,9 @@ describe("two rebuilders that may crash, while a payment is claimed", () => {
   const faultsOf = (s: State, quiet: boolean) => {
     if (!quiet || s.redis.ep !== s.pg.ep) return [];
     const held = s.redis.hold === "P" && s.pg.pay !== "C" ? 1 : 0;
-    return s.redis.free + held + s.pg.claimed === 1 ? [] : [`P5: free ${s.redis.free} + held ${held} + claimed ${s.pg.claimed} is not 1`];
+    return s.redis.free + held + s.pg.claimed === 1
+      ? []
+      : [`P5: free ${s.redis.free} + held ${held} + claimed ${s.pg.claimed} is not 1`];
   };
   it("with every rule on the books balance in every order of steps", () => {
     const r = search(first, next, faultsOf);
@@ -212,7 +223,9 @@ describe("a pin, its payment's row, and a rebuild in between", () => {
   };
   function rebuilt(n: State): void {
     n.pg.ep++;
-    const holds = [0, 1].map((i) => ({ Q: "P", C: "C" })[n.pg.rows[i] as string] ?? (n.pg.mirror[i] === "H" ? "H" : "-"));
+    const holds = [0, 1].map(
+      (i) => ({ Q: "P", C: "C" })[n.pg.rows[i] as string] ?? (n.pg.mirror[i] === "H" ? "H" : "-"),
+    );
     let free = 1 - n.pg.claimed;
     // Payments in line before plain holds; who does not fit is over.
     for (const word of ["P", "H"])
@@ -258,7 +271,8 @@ describe("a pin, its payment's row, and a rebuild in between", () => {
         }
         // A payment of before that is not this hold's own: the hold runs out under it.
         if (hold === "H" && row !== "-") step(`the hold of ${i} expires`, (n) => over(n, i));
-        if (hold === "P" && row === "-" && pin === 0) step(`reconcile gives ${i} back`, (n) => (n.redis.holds[i] = "H"));
+        if (hold === "P" && row === "-" && pin === 0)
+          step(`reconcile gives ${i} back`, (n) => (n.redis.holds[i] = "H"));
         if (row === "Q")
           step(`${i} is claimed and charged`, (n) => {
             n.pg.rows[i] = s.pg.claimed < 1 ? "C" : "X";
@@ -267,14 +281,17 @@ describe("a pin, its payment's row, and a rebuild in between", () => {
         if (row === "C" && hold === "P") step(`${i} is confirmed`, (n) => (n.redis.holds[i] = "C"));
         if (row === "X" && hold === "P") step(`${i} is released: there is no unit`, (n) => over(n, i));
         const mirrored = hold === "P" ? "H" : hold;
-        if (hold !== "-" && s.pg.mirror[i] !== mirrored) step(`the hold of ${i} is persisted`, (n) => (n.pg.mirror[i] = mirrored));
+        if (hold !== "-" && s.pg.mirror[i] !== mirrored)
+          step(`the hold of ${i} is persisted`, (n) => (n.pg.mirror[i] = mirrored));
       }
       return out;
     };
   const faultsOf = (s: State, quiet: boolean) => {
     if (!quiet) return [];
     const live = s.redis.holds.filter((h, i) => (h === "H" || h === "P") && s.pg.rows[i] !== "C").length;
-    return s.redis.free + live + s.pg.claimed === 1 ? [] : [`P5: free ${s.redis.free} + held ${live} + claimed ${s.pg.claimed} is not 1`];
+    return s.redis.free + live + s.pg.claimed === 1
+      ? []
+      : [`P5: free ${s.redis.free} + held ${live} + claimed ${s.pg.claimed} is not 1`];
   };
   it("a row that is refused with its pin's epoch keeps the books in every order of steps", () => {
     const r = search(first, next(true), faultsOf);
@@ -303,7 +320,12 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
     /** What is raised is the epoch that was fenced. */
     same: boolean;
   }
-  const first: State = { pg: { ep: 0, mirror: "-" }, redis: { ep: 0, fenced: 0, hold: "-", journal: 0 }, builders: [null, null], granted: false };
+  const first: State = {
+    pg: { ep: 0, mirror: "-" },
+    redis: { ep: 0, fenced: 0, hold: "-", journal: 0 },
+    builders: [null, null],
+    granted: false,
+  };
   const persisted = (n: State) => {
     if (n.redis.journal >= n.pg.ep && n.redis.journal > 0) n.pg.mirror = "H";
   };
@@ -327,7 +349,8 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
         const to = (n: State, change: Partial<NonNullable<State["builders"][number]>>) => {
           n.builders[k] = { at: "looked", ep: 0, hold: "-", ...b, ...change };
         };
-        if (!b && !(live && s.redis.ep === s.pg.ep)) step(`b${k}: sees that the sale is not whole`, (n) => to(n, { ep: s.pg.ep }));
+        if (!b && !(live && s.redis.ep === s.pg.ep))
+          step(`b${k}: sees that the sale is not whole`, (n) => to(n, { ep: s.pg.ep }));
         if (b?.at === "looked")
           step(`b${k}: fences epoch ${b.ep}`, (n) => {
             if (s.redis.ep > b.ep) n.builders[k] = null;
@@ -359,7 +382,9 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
       return s.pg.ep > 4 ? out.filter(([name]) => !name.includes("raises")) : out;
     };
   const faultsOf = (s: State, quiet: boolean) =>
-    quiet && s.granted && s.redis.ep === s.pg.ep && s.redis.hold !== "H" ? ["a hold is gone, and Redis never failed"] : [];
+    quiet && s.granted && s.redis.ep === s.pg.ep && s.redis.hold !== "H"
+      ? ["a hold is gone, and Redis never failed"]
+      : [];
   it("no order of steps loses the hold", () => {
     const r = search(first, next({ kept: true, same: true }), faultsOf);
     expect(r.faults, r.trace.join("\n")).toEqual([]);

@@ -10,7 +10,17 @@ import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { epochs, items, orders, reservations } from "../src/schema.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { inParallel, makeWorld, operator, pause, type Running, saleBodyOf, shopper, until, type World } from "./support.ts";
+import {
+  inParallel,
+  makeWorld,
+  operator,
+  pause,
+  type Running,
+  saleBodyOf,
+  shopper,
+  until,
+  type World,
+} from "./support.ts";
 
 let world: World;
 let api: Running;
@@ -72,7 +82,10 @@ describe("Redis", () => {
     });
     expect(fresh.body.status).toBe("held");
     expect((await paid.s.read(paid.id)).body.status).toBe("confirmed");
-    expect((await declined.s.read(declined.id)).body).toMatchObject({ status: "held", payment: { declineCode: "card_declined" } });
+    expect((await declined.s.read(declined.id)).body).toMatchObject({
+      status: "held",
+      payment: { declineCode: "card_declined" },
+    });
     expect((await released.s.reserve(saleId, "k")).body.status).toBe("released");
     for (const { s, id } of rest) expect((await s.read(id)).body.status).toBe("held");
     expect((await op.topUp(saleId, 5, "before")).body).toMatchObject({ granted: 15, replayed: true });
@@ -91,7 +104,10 @@ describe("Redis", () => {
       const s = shopper(one.url, "unlucky");
       const { id } = (await s.reserve(saleId, "k")).body;
       await one.service.ctx.redis.client.flushall();
-      await until("the unit to be free again", async () => (await shopper(one.url, "next").reserve(saleId, "k")).status === 201);
+      await until(
+        "the unit to be free again",
+        async () => (await shopper(one.url, "next").reserve(saleId, "k")).status === 201,
+      );
       expect((await s.confirm(id)).body.code).toBe("HOLD_LOST");
       expect((await s.read(id)).status).toBe(410);
       expect(await o.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 0, held: 1 }] });
@@ -110,7 +126,10 @@ describe("Redis", () => {
       const { id } = (await s.reserve(saleId, "k")).body;
       await w.redis.stop();
       expect((await s.reserve(saleId, "other")).status).toBe(503);
-      const again = await startRedis(`${w.folder}/redis`, undefined, { port: w.redis.port, password: w.redis.password });
+      const again = await startRedis(`${w.folder}/redis`, undefined, {
+        port: w.redis.port,
+        password: w.redis.password,
+      });
       try {
         const r = await until("the hold", async () => {
           const x = await s.reserve(saleId, "k");
@@ -154,7 +173,13 @@ describe("Redis", () => {
     await mirrored(saleId, 1);
     // As a replica that stopped following before the reservation.
     const keys = saleKeys(saleId).book as [string, string, string, string, string];
-    await ctx().redis.client.multi().hset(keys[0], "seq", 0).hset(keys[1], "bag", 1).hset(keys[2], "bag", 0).del(keys[3], keys[4]).exec();
+    await ctx()
+      .redis.client.multi()
+      .hset(keys[0], "seq", 0)
+      .hset(keys[1], "bag", 1)
+      .hset(keys[2], "bag", 0)
+      .del(keys[3], keys[4])
+      .exec();
     const second = await until("an answer", async () => {
       const r = await shopper(api.url, "second").reserve(saleId, "k");
       return r.status !== 503 && r;
@@ -178,7 +203,8 @@ describe("Redis", () => {
     await ctx().redis.client.del(saleKeys(saleId).sale);
     await Promise.all([rebuildSale(ctx(), saleId), rebuildSale(second.service.ctx, saleId)]);
     expect(await balanced(saleId)).toMatchObject({ items: [{ free: 9, held: 1 }] });
-    for (const url of [api.url, second.url]) await until("both to serve", async () => (await shopper(url, "later").reserve(saleId, "k")).status < 300);
+    for (const url of [api.url, second.url])
+      await until("both to serve", async () => (await shopper(url, "later").reserve(saleId, "k")).status < 300);
     await second.close();
   });
 
@@ -194,7 +220,12 @@ describe("Redis", () => {
           await go.given;
           return of.scripts.install(...image).finally(answered.give);
         };
-        return { ctx: { ...of, scripts: { ...of.scripts, install } }, at: at.given, go: go.give, answered: answered.given };
+        return {
+          ctx: { ...of, scripts: { ...of.scripts, install } },
+          at: at.given,
+          go: go.give,
+          answered: answered.given,
+        };
       };
       // The first image of a sale, since of any later one nothing is granted for a while (board.lua).
       const [first, second] = [slow(one.service.ctx), slow(two.service.ctx)];
@@ -243,7 +274,10 @@ describe("Redis", () => {
       );
       await at.given;
       const s = shopper(one.url, "between");
-      const { id } = await until("another process to rebuild it", async () => (await s.reserve(saleId, "k")).body.id && (await s.reserve(saleId, "k")).body);
+      const { id } = await until(
+        "another process to rebuild it",
+        async () => (await s.reserve(saleId, "k")).body.id && (await s.reserve(saleId, "k")).body,
+      );
       await sales.refresh(saleId);
       go.give();
       expect(await rebuilt).toEqual({ outcome: "HEALTHY" });
@@ -261,7 +295,9 @@ async function pinned(saleId: string, customerId: string, reference: string) {
   const sale = await ctx().sales.get(saleId);
   if (!sale) throw new Error("no sale");
   const key = id.slice(-33, -11);
-  await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
+  await ctx().sales.call(sale, (stamp) =>
+    ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]),
+  );
   const row = {
     ...{
       reference,
@@ -341,7 +377,12 @@ describe("a process that died", () => {
       headers: { "content-type": "application/json", "idempotency-key": reference },
       body: JSON.stringify({ reference, reservationId, amount, currency, token }),
     });
-    await settlePayment(ctx().db, claim.payment, { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" }, 0);
+    await settlePayment(
+      ctx().db,
+      claim.payment,
+      { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" },
+      0,
+    );
     await ctx().redis.client.flushall();
     await until(
       "the order",
@@ -354,7 +395,10 @@ describe("a process that died", () => {
         ).length === 1,
     );
     await until("confirmed", async () => (await s.read(id)).body.status === "confirmed");
-    expect(await balanced(saleId)).toMatchObject({ charges: { captured: 1, withoutOrder: 0 }, orders: { recorded: 1 } });
+    expect(await balanced(saleId)).toMatchObject({
+      charges: { captured: 1, withoutOrder: 0 },
+      orders: { recorded: 1 },
+    });
   });
 });
 
@@ -395,12 +439,24 @@ describe("Postgres, the last guard", () => {
     if (claim.outcome !== "CLAIMED") throw new Error(claim.outcome);
     const taken = await takeOver(ctx().db, row.reference, claim.payment.fence, 60_000, false);
     if (!taken) throw new Error("not taken over");
-    const zombie = await settlePayment(ctx().db, claim.payment, { outcome: "declined", declineCode: "late", chargeId: null }, 0);
+    const zombie = await settlePayment(
+      ctx().db,
+      claim.payment,
+      { outcome: "declined", declineCode: "late", chargeId: null },
+      0,
+    );
     expect(zombie).toMatchObject({ state: "sending", claimed: true });
-    const owner = await settlePayment(ctx().db, taken, { outcome: "declined", declineCode: "card_declined", chargeId: null }, 0);
+    const owner = await settlePayment(
+      ctx().db,
+      taken,
+      { outcome: "declined", declineCode: "card_declined", chargeId: null },
+      0,
+    );
     expect(owner).toMatchObject({ state: "declined", claimed: false });
     // Rule B: whoever comes later acts on what is stored.
-    expect(await settlePayment(ctx().db, taken, { outcome: "captured", chargeId: "x", amount: 1000, currency: "JPY" }, 0)).toMatchObject({ state: "declined" });
+    expect(
+      await settlePayment(ctx().db, taken, { outcome: "captured", chargeId: "x", amount: 1000, currency: "JPY" }, 0),
+    ).toMatchObject({ state: "declined" });
     await reconcileOnce(ctx());
     expect((await findPayment(ctx().db, row.reference))?.state).toBe("declined");
   });
@@ -412,8 +468,13 @@ describe("Postgres, the last guard", () => {
     expect((await claimForSending(ctx().db, row.reference, sale.epoch, 60_000)).outcome).toBe("CLAIMED");
     // A defect elsewhere: Redis is told "confirmed" before the gateway has said anything.
     const requests = [{ key: id.slice(-33, -11), reference: row.reference }];
-    expect((await ctx().sales.call(sale, (s) => ctx().scripts.confirm(s, requests))).results[0]?.outcome).toBe("CONFIRMED");
-    await until("the entry to be persisted", async () => (await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId)))[0]?.state === "c");
+    expect((await ctx().sales.call(sale, (s) => ctx().scripts.confirm(s, requests))).results[0]?.outcome).toBe(
+      "CONFIRMED",
+    );
+    await until(
+      "the entry to be persisted",
+      async () => (await ctx().db.select().from(reservations).where(eq(reservations.saleId, saleId)))[0]?.state === "c",
+    );
     expect(await ctx().db.select().from(orders).where(eq(orders.reference, row.reference))).toEqual([]);
   });
 
@@ -430,7 +491,12 @@ describe("the gate", () => {
   it("keeps the permit of a call that was not answered until its lease ends, while the gateway may still be working (P6)", async () => {
     const w = await makeWorld({ gateway: { SANDBOX_LATENCY_MS: "5" } });
     try {
-      const one = await w.start({ GATEWAY_TIMEOUT_MS: "300", GATEWAY_OVERRUN_MS: "200", GATEWAY_LEASE_MS: "10000", GATEWAY_IN_FLIGHT_MAX: "2" });
+      const one = await w.start({
+        GATEWAY_TIMEOUT_MS: "300",
+        GATEWAY_OVERRUN_MS: "200",
+        GATEWAY_LEASE_MS: "10000",
+        GATEWAY_IN_FLIGHT_MAX: "2",
+      });
       const saleId = (await operator(one.url).create()).body.id;
       const s = shopper(one.url, "silent");
       const { id } = (await s.reserve(saleId, "k")).body;

@@ -5,7 +5,16 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Gateway } from "../src/gateways/port.ts";
 import { makeReference } from "../src/ids.ts";
 import { saleKeys } from "../src/keys.ts";
-import { cancelQueued, claimForSending, claimLate, findPayment, insertPayments, settlePayment, takeOver, writeTombstone } from "../src/payments.ts";
+import {
+  cancelQueued,
+  claimForSending,
+  claimLate,
+  findPayment,
+  insertPayments,
+  settlePayment,
+  takeOver,
+  writeTombstone,
+} from "../src/payments.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
@@ -32,7 +41,10 @@ const sandbox = () => ctx().gateways.get("sandbox") as Gateway;
 
 async function saleWith(stock: number) {
   const saleId = (await op.create({ items: bags(stock) })).body.id;
-  return { saleId, sale: (await ctx().sales.get(saleId)) as NonNullable<Awaited<ReturnType<ReturnType<typeof ctx>["sales"]["get"]>>> };
+  return {
+    saleId,
+    sale: (await ctx().sales.get(saleId)) as NonNullable<Awaited<ReturnType<ReturnType<typeof ctx>["sales"]["get"]>>>,
+  };
 }
 
 /** A hold that is pinned, and its payment row in state queued, as pay leaves them. */
@@ -42,16 +54,31 @@ async function queued(saleId: string, customerId: string, token = "tok_ok") {
   const { id } = (await s.reserve(saleId, "k")).body;
   const key = ctx().ids.parse(id, customerId)?.key as string;
   const reference = makeReference(Date.now());
-  await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
+  await ctx().sales.call(sale, (stamp) =>
+    ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]),
+  );
   const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
   const row = {
-    ...{ reference, saleId, reservationId: id, reservationKey: key, customerId, gateway: "sandbox", token, tokenDigest: tokenDigest("sandbox", token) },
+    ...{
+      reference,
+      saleId,
+      reservationId: id,
+      reservationKey: key,
+      customerId,
+      gateway: "sandbox",
+      token,
+      tokenDigest: tokenDigest("sandbox", token),
+    },
     ...{ amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en", state: "queued" as const },
   };
   await insertPayments(ctx().db, [row]);
   return { s, id, key, reference, sale, row };
 }
-const permit = (reference: string, covers: () => boolean = () => true) => ({ token: `by-hand-${reference}`, reference, covers });
+const permit = (reference: string, covers: () => boolean = () => true) => ({
+  token: `by-hand-${reference}`,
+  reference,
+  covers,
+});
 const gate = () => ctx().gates.get("sandbox") as NonNullable<ReturnType<ReturnType<typeof ctx>["gates"]["get"]>>;
 const atGateway = (reference: string) => call(`${world.gateway.url}/charges/${reference}`);
 
@@ -112,7 +139,12 @@ describe("rule H", () => {
     const { reference, row } = await queued(saleId, "again");
     const claim = await claimForSending(ctx().db, reference, sale.epoch, 1000);
     if (claim.outcome !== "CLAIMED") throw new Error(claim.outcome);
-    await settlePayment(ctx().db, claim.payment, { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" }, 1000);
+    await settlePayment(
+      ctx().db,
+      claim.payment,
+      { outcome: "captured", chargeId: "ch", amount: 1000, currency: "JPY" },
+      1000,
+    );
     expect((await insertPayments(ctx().db, [{ ...row, reference: makeReference(Date.now()) }])).size).toBe(0);
   });
 });
@@ -121,7 +153,17 @@ describe("rule K", () => {
   it("a top-up that Postgres has and a rebuild has counted is not added to Redis a second time", async () => {
     const { saleId, sale } = await saleWith(3);
     // Killed between the two stores.
-    await ctx().db.insert(stockMoves).values({ id: "mv_half", saleId, sku: "bag", delta: 4, reason: "half", idempotencyKey: "half", state: "granted" });
+    await ctx()
+      .db.insert(stockMoves)
+      .values({
+        id: "mv_half",
+        saleId,
+        sku: "bag",
+        delta: 4,
+        reason: "half",
+        idempotencyKey: "half",
+        state: "granted",
+      });
     await ctx().db.update(items).set({ granted: 7 }).where(eq(items.saleId, saleId));
     await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
@@ -136,11 +178,26 @@ describe("rule K", () => {
 describe("rule L", () => {
   it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its figure once", async () => {
     const { saleId, sale } = await saleWith(5);
-    await ctx().db.insert(stockMoves).values({ id: "mv_less", saleId, sku: "bag", delta: -2, reason: "half", idempotencyKey: "less", state: "pending" });
-    await ctx().sales.call(sale, (s) => ctx().scripts.topup(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }));
+    await ctx()
+      .db.insert(stockMoves)
+      .values({
+        id: "mv_less",
+        saleId,
+        sku: "bag",
+        delta: -2,
+        reason: "half",
+        idempotencyKey: "less",
+        state: "pending",
+      });
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.topup(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }),
+    );
     await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
-    await until("the boards of before to lapse", async () => (await shopper(api.url, "l").reserve(saleId, "k")).status === 201);
+    await until(
+      "the boards of before to lapse",
+      async () => (await shopper(api.url, "l").reserve(saleId, "k")).status === 201,
+    );
     await reconcileOnce(ctx());
     expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ granted: 3, free: 2, held: 1 }] });
   });
@@ -174,14 +231,20 @@ describe("late money", () => {
       await reconcileOnce(ctx());
       return (await op.audit(saleId)).orders?.recorded === 1;
     });
-    expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 0, held: 0, claimed: 1 }], charges: { captured: 1, withoutOrder: 0 } });
+    expect(await op.audit(saleId)).toMatchObject({
+      ok: true,
+      items: [{ free: 0, held: 0, claimed: 1 }],
+      charges: { captured: 1, withoutOrder: 0 },
+    });
   });
 
   it("is honoured also when a decline of before reaches the hold between the claim and the confirm", async () => {
     const { saleId, sale } = await saleWith(1);
     const p = await capturedLate(saleId, "raced");
     const late = await claimLate(ctx().db, p.reference, "ch", saleId, sale.epoch);
-    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]),
+    );
     expect((await p.s.read(p.id)).body.status).toBe("held");
     await followPayments(ctx(), late ? [late] : []);
     expect((await p.s.read(p.id)).body.status).toBe("confirmed");
@@ -193,7 +256,9 @@ describe("late money", () => {
     const p = await capturedLate(saleId, "watched");
     await claimLate(ctx().db, p.reference, "ch", saleId, sale.epoch);
     await ctx().db.transaction((tx) => recordOrders(tx, [p.reference]));
-    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]),
+    );
     await reconcileOnce(ctx());
     expect((await p.s.read(p.id)).body.status).toBe("confirmed");
   });
@@ -206,7 +271,10 @@ describe("late money", () => {
     await ctx().db.update(items).set({ claimed: 0 }).where(eq(items.saleId, saleId));
     await until("the refund, and the hold to be held again", async () => {
       await reconcileOnce(ctx());
-      return (await findPayment(ctx().db, p.reference))?.state === "refunded" && (await p.s.read(p.id)).body.status === "held";
+      return (
+        (await findPayment(ctx().db, p.reference))?.state === "refunded" &&
+        (await p.s.read(p.id)).body.status === "held"
+      );
     });
     await ctx().redis.client.del(...saleKeys(saleId).book.slice(0, 7), saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
@@ -216,7 +284,9 @@ describe("late money", () => {
   it("waits while payments are paused: neither refunded nor honoured until they go on", async () => {
     const { saleId, sale } = await saleWith(1);
     const p = await capturedLate(saleId, "waits");
-    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]),
+    );
     await op.patch(saleId, { paying: "off" });
     await reconcileOnce(ctx(), { walk: true }).catch(() => {});
     expect((await findPayment(ctx().db, p.reference))?.state).not.toBe("refunding");
@@ -230,7 +300,9 @@ describe("late money", () => {
   it("is refunded when the units were sold to someone else", async () => {
     const { saleId, sale } = await saleWith(1);
     const p = await capturedLate(saleId, "tooLate");
-    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 0, to: "released" }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 0, to: "released" }]),
+    );
     const other = await queued(saleId, "other");
     await charge(ctx(), sandbox(), gate(), permit(other.reference));
     await reconcileOnce(ctx(), { walk: true });
@@ -240,15 +312,22 @@ describe("late money", () => {
     });
     expect(((await atGateway(p.reference)).body as { status: string }).status).toBe("refunded");
     expect(((await atGateway(other.reference)).body as { status: string }).status).toBe("captured");
-    expect(await op.audit(saleId)).toMatchObject({ items: [{ claimed: 1, difference: 0 }], charges: { refunded: 1, twice: 0 } });
+    expect(await op.audit(saleId)).toMatchObject({
+      items: [{ claimed: 1, difference: 0 }],
+      charges: { refunded: 1, twice: 0 },
+    });
   });
 
   it("of a reservation that was paid by another attempt is refunded, though units are free", async () => {
     const { saleId, sale } = await saleWith(5);
     const p = await capturedLate(saleId, "twice");
-    await ctx().sales.call(sale, (s) => ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]),
+    );
     const again = makeReference(Date.now());
-    await ctx().sales.call(sale, (s) => ctx().scripts.pay(s, [{ key: p.key, customerId: "twice", reference: again, referenceBefore: p.reference }]));
+    await ctx().sales.call(sale, (s) =>
+      ctx().scripts.pay(s, [{ key: p.key, customerId: "twice", reference: again, referenceBefore: p.reference }]),
+    );
     await insertPayments(ctx().db, [{ ...p.row, reference: again }]);
     await charge(ctx(), sandbox(), gate(), permit(again));
     await reconcileOnce(ctx(), { walk: true });
@@ -257,7 +336,10 @@ describe("late money", () => {
       return (await findPayment(ctx().db, p.reference))?.state === "refunded";
     });
     expect((await findPayment(ctx().db, again))?.state).toBe("captured");
-    expect(await op.audit(saleId)).toMatchObject({ items: [{ claimed: 1, difference: 0 }], charges: { captured: 1, refunded: 1, twice: 0 } });
+    expect(await op.audit(saleId)).toMatchObject({
+      items: [{ claimed: 1, difference: 0 }],
+      charges: { captured: 1, refunded: 1, twice: 0 },
+    });
   });
 
   it("of a reference that was never written (a tombstone) is refunded: there is no cart to honour", async () => {
@@ -267,7 +349,9 @@ describe("late money", () => {
     const { id } = (await s.reserve(saleId, "k")).body;
     const key = ctx().ids.parse(id, customerId)?.key as string;
     const reference = makeReference(Date.now());
-    await ctx().sales.call(sale, (stamp) => ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]));
+    await ctx().sales.call(sale, (stamp) =>
+      ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]),
+    );
     await writeTombstone(ctx().db, { reference, saleId, reservationId: id, reservationKey: key, customerId });
     await call(`${world.gateway.url}/charges`, {
       method: "POST",
@@ -304,23 +388,51 @@ describe("two workers at once", () => {
     const rows = keys.map((key, i) => {
       const customerId = `both-${i}`;
       const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
-      const ids = { reference: makeReference(Date.now()), saleId, reservationId: ctx().ids.reservationId(sale.no, customerId, key), reservationKey: key };
-      return { ...ids, customerId, gateway: "cod", tokenDigest: "", amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en", state: "queued" };
+      const ids = {
+        reference: makeReference(Date.now()),
+        saleId,
+        reservationId: ctx().ids.reservationId(sale.no, customerId, key),
+        reservationKey: key,
+      };
+      return {
+        ...ids,
+        customerId,
+        gateway: "cod",
+        tokenDigest: "",
+        amount: 1000,
+        currency: "JPY",
+        lines,
+        contact: CONTACT,
+        language: "en",
+        state: "queued",
+      };
     }) as Parameters<typeof insertPayments>[1];
     await insertPayments(ctx().db, rows);
     const references = rows.map((r) => r.reference);
     // All at one instant, as a batch of cash on delivery is.
-    await ctx().db.update(payments).set({ state: "captured", claimed: true, capturedAt: new Date() }).where(eq(payments.saleId, saleId));
+    await ctx()
+      .db.update(payments)
+      .set({ state: "captured", claimed: true, capturedAt: new Date() })
+      .where(eq(payments.saleId, saleId));
     const entry = (seq: number, some: typeof rows): JournalEntry => ({
       ...{ id: `${seq}-0`, epoch: sale.epoch, seq, atMs: Date.now() },
-      transitions: some.map((r) => ({ key: r.reservationKey, letter: "h", deadlineMs: 1, reference: "", lines: "bag:1", customerId: r.customerId })),
+      transitions: some.map((r) => ({
+        key: r.reservationKey,
+        letter: "h",
+        deadlineMs: 1,
+        reference: "",
+        lines: "bag:1",
+        customerId: r.customerId,
+      })),
     });
     for (let round = 0; round < 6; round++) {
       const there = entry(2 * round + 1, rows);
       const back = entry(2 * round + 2, [...rows].reverse());
       await Promise.all([there, back].map((e) => ctx().db.transaction((tx) => mirrorHolds(tx, saleId, [e]))));
     }
-    const recorded = await Promise.all([references, [...references].reverse()].map((some) => ctx().db.transaction((tx) => recordOrders(tx, some))));
+    const recorded = await Promise.all(
+      [references, [...references].reverse()].map((some) => ctx().db.transaction((tx) => recordOrders(tx, some))),
+    );
     expect(recorded.reduce((a, b) => a + b, 0)).toBe(400);
   });
 });
@@ -331,7 +443,10 @@ describe("a capture of long ago whose order was lost", () => {
     const { row, sale } = await queued(saleId, "forgotten");
     expect((await claimForSending(ctx().db, row.reference, sale.epoch, 60_000)).outcome).toBe("CLAIMED");
     const hourAgo = new Date(Date.now() - 3_600_000);
-    await ctx().db.update(payments).set({ state: "captured", capturedAt: hourAgo, chargeId: "ch_long_ago" }).where(eq(payments.reference, row.reference));
+    await ctx()
+      .db.update(payments)
+      .set({ state: "captured", capturedAt: hourAgo, chargeId: "ch_long_ago" })
+      .where(eq(payments.reference, row.reference));
     expect((await reconcileOnce(ctx())).ordersRecorded).toBe(0);
     expect((await reconcileOnce(ctx(), { walk: true })).ordersRecorded).toBe(1);
   });
@@ -399,7 +514,9 @@ describe("rule I, for the payment's row", () => {
     const item = (await op.sale(saleId)).items[0];
     expect(item).toMatchObject(mirrored ? { free: 0, held: 1, claimed: 0 } : { free: 1, held: 0, claimed: 0 });
     // The shopper presses again, and is told the truth.
-    expect(await s.confirm(id, { gateway: "cod" }, { waitS: 0 })).toMatchObject(mirrored ? { status: 202 } : { status: 410, body: { code: "HOLD_LOST" } });
+    expect(await s.confirm(id, { gateway: "cod" }, { waitS: 0 })).toMatchObject(
+      mirrored ? { status: 202 } : { status: 410, body: { code: "HOLD_LOST" } },
+    );
   });
 
   it("late money that was pinned before a rebuild is not claimed after it", async () => {
@@ -427,7 +544,11 @@ describe("a rebuild while a payment ends", () => {
       await tx`lock table payments in access exclusive mode`;
       rebuilt = rebuildSale(ctx(), saleId);
       // It has read the items, and waits for the payments.
-      await until("the rebuild to wait", async () => (await client`select 1 from pg_locks where relation = 'payments'::regclass and not granted`).length > 0);
+      await until(
+        "the rebuild to wait",
+        async () =>
+          (await client`select 1 from pg_locks where relation = 'payments'::regclass and not granted`).length > 0,
+      );
       await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined', ended_at = now(), check_at = null where reference = ${row.reference}`;
       await tx`update items set claimed = claimed - 1 where sale_id = ${saleId}`;
     });

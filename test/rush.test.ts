@@ -57,7 +57,9 @@ describe("refusing from memory", () => {
     await op.topUp(saleId, 1, "more");
     await until("the new bag to be granted", async () => (await crowd(saleId, 20, "b")).some((r) => r.status === 201));
     await holder.release(id);
-    await until("the bag given back to be granted", async () => (await crowd(saleId, 20, "c")).some((r) => r.status === 201));
+    await until("the bag given back to be granted", async () =>
+      (await crowd(saleId, 20, "c")).some((r) => r.status === 201),
+    );
     expect(await op.audit(saleId)).toMatchObject({ ok: true, items: [{ free: 0, held: 2 }] });
   });
 
@@ -104,13 +106,19 @@ describe("refusing from memory", () => {
 describe("shedding", () => {
   it("when Redis hangs, reserves in flight are bounded and the rest told to come back; paying, operators and health are still let in", async () => {
     const link = await startProxy(world.redis.port);
-    const small = await world.start({ REDIS_URL: `redis://:${world.redis.password}@127.0.0.1:${link.port}`, IN_FLIGHT_MAX: "4", ROLE: "api" });
+    const small = await world.start({
+      REDIS_URL: `redis://:${world.redis.password}@127.0.0.1:${link.port}`,
+      IN_FLIGHT_MAX: "4",
+      ROLE: "api",
+    });
     try {
       const saleId = (await operator(small.url).create({ items: bags(100) })).body.id;
       const s = shopper(small.url, "s");
       const { id } = (await s.reserve(saleId, "k")).body;
       link.blackHole(true);
-      const replies = await Promise.all(Array.from({ length: 30 }, (_, i) => shopper(small.url, `h${i}`).reserve(saleId, "k")));
+      const replies = await Promise.all(
+        Array.from({ length: 30 }, (_, i) => shopper(small.url, `h${i}`).reserve(saleId, "k")),
+      );
       const shed = replies.filter((r) => r.body.code === "OVERLOADED");
       expect(shed).toHaveLength(26);
       for (const r of shed) expect(Number(r.headers.get("retry-after"))).toBeGreaterThan(0);
@@ -141,7 +149,11 @@ describe("shedding", () => {
       expect((await s.confirm(id, { gateway: "cod" }, { waitS: 0 })).body.code).toBe("UNAVAILABLE");
       link.blackHole(false);
       link.cut();
-      await until("the repeat to be answered", async () => (await s.confirm(id, { gateway: "cod" }, { waitS: 5 })).status === 200, 40_000);
+      await until(
+        "the repeat to be answered",
+        async () => (await s.confirm(id, { gateway: "cod" }, { waitS: 5 })).status === 200,
+        40_000,
+      );
     } finally {
       await far.close();
       await link.close();
@@ -171,7 +183,8 @@ describe("the two doors", () => {
     const { serverTime: _a, ...a } = direct.body;
     const { serverTime: _b, ...b } = escaped.body;
     expect(b).toEqual(a);
-    const names = (h: Headers) => [...h.keys()].filter((n) => n !== "transfer-encoding" && n !== "content-length").sort();
+    const names = (h: Headers) =>
+      [...h.keys()].filter((n) => n !== "transfer-encoding" && n !== "content-length").sort();
     expect(names(escaped.headers)).toEqual(names(direct.headers));
     const s = shopper(api.url, "doors");
     const { id } = (await s.reserve(saleId, "k")).body;
@@ -191,7 +204,11 @@ describe("the two doors", () => {
         const body = JSON.stringify({ lines: [{ sku: "bag", quantity: 1 }] });
         const r = request(
           `${api.url}/v1/sales/${saleId}/reservations`,
-          { agent, method: "POST", headers: { "content-type": "application/json", "content-length": Buffer.byteLength(body), ...headers } },
+          {
+            agent,
+            method: "POST",
+            headers: { "content-type": "application/json", "content-length": Buffer.byteLength(body), ...headers },
+          },
           (answer) => {
             answer.resume();
             answer.on("end", () => resolve(answer.statusCode ?? 0));

@@ -30,7 +30,11 @@ describe("a purchase", () => {
   it("goes from hold to charge to recorded order to one mail, and the books balance", async () => {
     const saleId = await newSale({ shippingFee: 800, language: "ja" });
     const { s, id } = await held(saleId, "buyer");
-    const paid = await s.confirm(id, { token: "tok_ok" }, { more: { shipTo: { postalCode: "150-0001", address: "東京都渋谷区" } } });
+    const paid = await s.confirm(
+      id,
+      { token: "tok_ok" },
+      { more: { shipTo: { postalCode: "150-0001", address: "東京都渋谷区" } } },
+    );
     expect(paid.status).toBe(200);
     expect(paid.body).toMatchObject({ status: "confirmed", amount: 10_800 });
     const orderId = paid.body.orderId as string;
@@ -70,7 +74,10 @@ describe("a purchase", () => {
     const charges = (await world.sandbox("/stats")).charges;
     const { s, id } = await held(saleId, "cod-buyer");
     expect((await s.confirm(id, { gateway: "cod" })).body).toMatchObject({ status: "confirmed" });
-    expect(await booksBalance(saleId)).toMatchObject({ charges: { captured: 0 }, orders: { recorded: 1, withoutCharge: 0 } });
+    expect(await booksBalance(saleId)).toMatchObject({
+      charges: { captured: 0 },
+      orders: { recorded: 1, withoutCharge: 0 },
+    });
     expect((await world.sandbox("/stats")).charges).toBe(charges);
   });
 
@@ -82,7 +89,11 @@ describe("a purchase", () => {
         const s = shopper(api.url, `rush-${i}`);
         const r = await s.reserve(saleId, "k");
         if (r.status !== 201) return r.body.code;
-        const paid = await s.confirm(r.body.id, { token: "tok_ok" }, { waitS: 30, more: { contact: { email: `rush-${i}@example.jp`, name: "Rush" } } });
+        const paid = await s.confirm(
+          r.body.id,
+          { token: "tok_ok" },
+          { waitS: 30, more: { contact: { email: `rush-${i}@example.jp`, name: "Rush" } } },
+        );
         return paid.status === 200 ? "confirmed" : `${paid.status} ${paid.body.code ?? paid.body.status}`;
       }),
     );
@@ -108,7 +119,11 @@ describe("a purchase", () => {
 });
 
 const call200 = async (path: string) =>
-  (await fetch(`${api.url}${path}`)).json() as Promise<{ items: Array<Record<string, unknown>>; status: string; nextReleaseAt: string | null }>;
+  (await fetch(`${api.url}${path}`)).json() as Promise<{
+    items: Array<Record<string, unknown>>;
+    status: string;
+    nextReleaseAt: string | null;
+  }>;
 
 describe("a payment that does not simply succeed", () => {
   it("when declined gives the hold back with time to try again; the same token is answered the same, another token pays", async () => {
@@ -117,10 +132,17 @@ describe("a payment that does not simply succeed", () => {
     const first = await s.confirm(id, { token: "tok_declined" });
     expect(first).toMatchObject({
       status: 402,
-      body: { code: "PAYMENT_DECLINED", declineCode: "card_declined", reservation: { status: "held", payment: { status: "declined" } } },
+      body: {
+        code: "PAYMENT_DECLINED",
+        declineCode: "card_declined",
+        reservation: { status: "held", payment: { status: "declined" } },
+      },
     });
     expect((await s.confirm(id, { token: "tok_declined" })).body).toMatchObject({ code: "PAYMENT_DECLINED" });
-    expect((await s.read(id)).body).toMatchObject({ status: "held", payment: { status: "declined", declineCode: "card_declined" } });
+    expect((await s.read(id)).body).toMatchObject({
+      status: "held",
+      payment: { status: "declined", declineCode: "card_declined" },
+    });
     expect((await s.confirm(id, { token: "tok_ok" })).status).toBe(200);
     expect(await booksBalance(saleId)).toMatchObject({ charges: { captured: 1, twice: 0 }, orders: { recorded: 1 } });
   });
@@ -133,7 +155,11 @@ describe("a payment that does not simply succeed", () => {
     expect(r.body.expiresAt).toBeUndefined();
     expect((await s.release(id)).body.code).toBe("PAYMENT_IN_PROGRESS");
     const actionUrl = r.body.payment?.actionUrl as string;
-    const back = await fetch(actionUrl, { method: "POST", body: new URLSearchParams({ answer: "approve" }), redirect: "manual" });
+    const back = await fetch(actionUrl, {
+      method: "POST",
+      body: new URLSearchParams({ answer: "approve" }),
+      redirect: "manual",
+    });
     expect(back.headers.get("location")).toBe("https://shop.example/back");
     await until("confirmed", async () => (await s.read(id)).body.status === "confirmed");
     expect(await booksBalance(saleId)).toMatchObject({ charges: { captured: 1 } });
@@ -143,7 +169,10 @@ describe("a payment that does not simply succeed", () => {
     const saleId = await newSale();
     const { s, id } = await held(saleId, "3ds-refused");
     const r = await s.confirm(id, { token: "tok_3ds" });
-    await fetch(r.body.payment?.actionUrl as string, { method: "POST", body: new URLSearchParams({ answer: "refuse" }) });
+    await fetch(r.body.payment?.actionUrl as string, {
+      method: "POST",
+      body: new URLSearchParams({ answer: "refuse" }),
+    });
     await until("held again", async () => (await s.read(id)).body.status === "held");
     expect((await s.read(id)).body.payment).toMatchObject({ declineCode: "authentication_failed" });
   });
@@ -183,10 +212,16 @@ describe("a payment that does not simply succeed", () => {
 
 describe("a hold", () => {
   it("that is not paid is reservable again within a second of its deadline, and its owner is told it expired", async () => {
-    const saleId = await newSale({ holdMs: 1_000, items: [{ sku: "bag", name: "Last bag", unitPrice: 100, stock: 1 }] });
+    const saleId = await newSale({
+      holdMs: 1_000,
+      items: [{ sku: "bag", name: "Last bag", unitPrice: 100, stock: 1 }],
+    });
     const { s, id } = await held(saleId, "sleeper");
     const deadline = Date.parse((await s.read(id)).body.expiresAt as string);
-    expect((await shopper(api.url, "next").reserve(saleId, "k")).body).toMatchObject({ code: "ALL_HELD", lines: [{ sku: "bag", requested: 1, free: 0 }] });
+    expect((await shopper(api.url, "next").reserve(saleId, "k")).body).toMatchObject({
+      code: "ALL_HELD",
+      lines: [{ sku: "bag", requested: 1, free: 0 }],
+    });
     await until("reservable", async () => (await shopper(api.url, "next").reserve(saleId, "k")).status === 201);
     expect(Date.now() - deadline).toBeLessThan(1_000);
     expect((await s.read(id)).body.status).toBe("expired");
@@ -279,7 +314,9 @@ describe("an operator", () => {
     const saleId = await newSale();
     for (const name of ["=cmd()", "b", "c"]) {
       const { s, id } = await held(saleId, `csv-${name}`);
-      expect((await s.confirm(id, { gateway: "cod" }, { more: { contact: { email: "x@example.jp", name } } })).status).toBe(200);
+      expect(
+        (await s.confirm(id, { gateway: "cod" }, { more: { contact: { email: "x@example.jp", name } } })).status,
+      ).toBe(200);
     }
     type Page = { orders: Array<{ id: string }>; nextCursor: string | null };
     const first = await until("three orders", async () => {
@@ -291,7 +328,9 @@ describe("an operator", () => {
     expect(new Set([...first.orders, ...second.orders].map((o) => o.id)).size).toBe(3);
     const csv = new TextDecoder("utf-8", { ignoreBOM: true }).decode(
       await (
-        await fetch(`${api.url}/v1/admin/orders?saleId=${saleId}`, { headers: { authorization: "Bearer admin-token-of-the-tests", accept: "text/csv" } })
+        await fetch(`${api.url}/v1/admin/orders?saleId=${saleId}`, {
+          headers: { authorization: "Bearer admin-token-of-the-tests", accept: "text/csv" },
+        })
       ).arrayBuffer(),
     );
     expect(csv.startsWith("\uFEFForder_id,")).toBe(true);
@@ -314,7 +353,9 @@ describe("a sale's names and texts", () => {
     const first = await buy("before");
     const before = await first();
     const shop = { name: "A shop", invoiceNumber: "T1234567890123" };
-    expect((await op.patch(saleId, { name: "New Year", shop, items: [{ sku: "bag", name: "Blue bag" }] })).status).toBe(200);
+    expect((await op.patch(saleId, { name: "New Year", shop, items: [{ sku: "bag", name: "Blue bag" }] })).status).toBe(
+      200,
+    );
     expect(await op.sale(saleId)).toMatchObject({ name: "New Year" });
     const second = await buy("after");
     expect([await first(), await second()]).toEqual([before, "Blue bag"]);
@@ -339,7 +380,11 @@ describe("a mail", () => {
     keepBusy();
     try {
       const orderId = (await s.confirm(id, { gateway: "cod" })).body.orderId as string;
-      await until("the mail", async () => (await world.mailbox.list()).some((m) => m.subject.includes(orderId)), 40_000);
+      await until(
+        "the mail",
+        async () => (await world.mailbox.list()).some((m) => m.subject.includes(orderId)),
+        40_000,
+      );
     } finally {
       busy = false;
     }

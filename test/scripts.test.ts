@@ -8,7 +8,16 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { gateKeys, saleKeys } from "../src/keys.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { connectRedis, type Redis } from "../src/redis.ts";
-import { type InstallImage, makeScripts, parseHold, type Scripts, StaleEpoch, type Stamp, scriptNames, scriptText } from "../src/scripts.ts";
+import {
+  type InstallImage,
+  makeScripts,
+  parseHold,
+  type Scripts,
+  StaleEpoch,
+  type Stamp,
+  scriptNames,
+  scriptText,
+} from "../src/scripts.ts";
 import { pause, until } from "./support.ts";
 
 let folder: string;
@@ -30,7 +39,16 @@ afterAll(async () => {
 
 const SALE = "s";
 const keys = saleKeys(SALE);
-const [SALE_KEY, FREE, LIVE, HOLDS, DUE, PAYING, CUSTOMERS, JOURNAL] = keys.book as [string, string, string, string, string, string, string, string];
+const [SALE_KEY, FREE, LIVE, HOLDS, DUE, PAYING, CUSTOMERS, JOURNAL] = keys.book as [
+  string,
+  string,
+  string,
+  string,
+  string,
+  string,
+  string,
+  string,
+];
 let stamp: Stamp;
 
 async function install(change: Partial<InstallImage> = {}, settings: Record<string, number> = {}) {
@@ -47,7 +65,17 @@ async function install(change: Partial<InstallImage> = {}, settings: Record<stri
         ["box", 1],
       ]),
     },
-    settings: { opensAt: 0, closesAt: 9e12, holdMs: 60_000, limit: 2, reserving: 1, shift: 0, pausedAt: 0, version: 1, ...settings },
+    settings: {
+      opensAt: 0,
+      closesAt: 9e12,
+      holdMs: 60_000,
+      limit: 2,
+      reserving: 1,
+      shift: 0,
+      pausedAt: 0,
+      version: 1,
+      ...settings,
+    },
     ...change,
   };
   return scripts.install(SALE, image);
@@ -62,10 +90,12 @@ const reserve = async (key: string, customerId: string, lines = "bag:1") =>
   (await scripts.reserve(stamp, { sweepMax: 10, journalMax: 1_000_000 }, [{ key, customerId, lines }])).results[0];
 const pay = async (key: string, customerId: string, reference: string, referenceBefore = "") =>
   (await scripts.pay(stamp, [{ key, customerId, reference, referenceBefore }])).results[0];
-const confirm = async (key: string, reference: string) => (await scripts.confirm(stamp, [{ key, reference }])).results[0];
+const confirm = async (key: string, reference: string) =>
+  (await scripts.confirm(stamp, [{ key, reference }])).results[0];
 const decline = async (key: string, reference: string, to: "held" | "released" = "held") =>
   (await scripts.decline(stamp, [{ key, reference, graceMs: 5000, to }])).results[0];
-const release = async (key: string, customerId: string) => (await scripts.release(stamp, [{ key, customerId }])).results[0];
+const release = async (key: string, customerId: string) =>
+  (await scripts.release(stamp, [{ key, customerId }])).results[0];
 /** Lets every live hold's time be over. */
 const passDeadlines = async () => {
   for (const [key, packed] of Object.entries(await redis.client.hgetall(HOLDS))) {
@@ -80,7 +110,9 @@ const seq = async () => Number(await redis.client.hget(SALE_KEY, "seq"));
 
 describe("reserve", () => {
   it("HELD takes all lines, sets the deadline, raises the sequence and writes the journal in one call", async () => {
-    const a = await scripts.reserve(stamp, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "A".repeat(22), customerId: "c|1", lines: "bag:1,box:1" }]);
+    const a = await scripts.reserve(stamp, { sweepMax: 10, journalMax: 1_000_000 }, [
+      { key: "A".repeat(22), customerId: "c|1", lines: "bag:1,box:1" },
+    ]);
     expect(a.results).toEqual([{ outcome: "HELD", deadlineMs: a.nowMs + 60_000 }]);
     expect(a.seq).toBe(1);
     expect([await free(), await free("box"), await redis.client.hget(LIVE, "bag")]).toEqual([2, 0, "1"]);
@@ -120,7 +152,8 @@ describe("reserve", () => {
   });
   it("BACKLOG while too many entries wait for Postgres: nothing is granted, a replay is answered, and giving back still works", async () => {
     await reserve("a", "c");
-    const full = (key: string) => scripts.reserve(stamp, { sweepMax: 10, journalMax: 1 }, [{ key, customerId: "d", lines: "bag:1" }]);
+    const full = (key: string) =>
+      scripts.reserve(stamp, { sweepMax: 10, journalMax: 1 }, [{ key, customerId: "d", lines: "bag:1" }]);
     expect((await full("b")).results).toEqual([{ outcome: "BACKLOG" }]);
     expect(await reserve("a", "c")).toMatchObject({ outcome: "REPLAYED" });
     expect(await release("a", "c")).toMatchObject({ outcome: "RELEASED" });
@@ -155,7 +188,9 @@ describe("reserve", () => {
     await reserve("a", "c");
     for (const change of [{ epoch: 2 }, { epoch: 0 }, { seqMin: 99 }])
       await expect(
-        scripts.reserve({ ...stamp, ...change }, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "k", customerId: "c", lines: "bag:1" }]),
+        scripts.reserve({ ...stamp, ...change }, { sweepMax: 10, journalMax: 1_000_000 }, [
+          { key: "k", customerId: "c", lines: "bag:1" },
+        ]),
       ).rejects.toThrow(StaleEpoch);
     await scripts.fence(SALE, 1, "us", 1);
     await expect(reserve("k", "c")).rejects.toThrow(StaleEpoch);
@@ -165,7 +200,9 @@ describe("reserve", () => {
   });
   it("LATE: a call that arrives after its time does nothing", async () => {
     await expect(
-      scripts.reserve({ ...stamp, notAfterMs: 1 }, { sweepMax: 10, journalMax: 1_000_000 }, [{ key: "k", customerId: "c", lines: "bag:1" }]),
+      scripts.reserve({ ...stamp, notAfterMs: 1 }, { sweepMax: 10, journalMax: 1_000_000 }, [
+        { key: "k", customerId: "c", lines: "bag:1" },
+      ]),
     ).rejects.toThrow("too late");
     expect(await redis.client.hlen(HOLDS)).toBe(0);
   });
@@ -235,7 +272,9 @@ describe("confirm", () => {
     expect(await confirm("k", "R1")).toMatchObject({ outcome: "CONFIRMED", hold: { state: "confirmed" } });
     const at = await seq();
     expect(await confirm("k", "R1")).toMatchObject({ outcome: "CONFIRMED" });
-    expect([await seq(), await redis.client.hget(LIVE, "bag"), await free(), await redis.client.zcard(PAYING)]).toEqual([at, "0", 2, 0]);
+    expect([await seq(), await redis.client.hget(LIVE, "bag"), await free(), await redis.client.zcard(PAYING)]).toEqual(
+      [at, "0", 2, 0],
+    );
   });
   it("OTHER_PAYMENT for a reference the hold is not bound to, or a hold that is not paying (rule C)", async () => {
     await reserve("k", "c");
@@ -243,7 +282,8 @@ describe("confirm", () => {
     await pay("k", "c", "R1");
     expect(await confirm("k", "R0")).toMatchObject({ outcome: "OTHER_PAYMENT", hold: { state: "paying" } });
   });
-  it("LOST for a hold that is not there", async () => expect(await confirm("nothing", "R1")).toEqual({ outcome: "LOST" }));
+  it("LOST for a hold that is not there", async () =>
+    expect(await confirm("nothing", "R1")).toEqual({ outcome: "LOST" }));
 });
 
 describe("decline", () => {
@@ -268,11 +308,15 @@ describe("decline", () => {
     await pay("k", "c", "R1");
     await decline("k", "R1");
     await pay("k", "c", "R2", "R1");
-    expect(await decline("k", "R1")).toMatchObject({ outcome: "OTHER_PAYMENT", hold: { state: "paying", reference: "R2" } });
+    expect(await decline("k", "R1")).toMatchObject({
+      outcome: "OTHER_PAYMENT",
+      hold: { state: "paying", reference: "R2" },
+    });
     await confirm("k", "R2");
     expect(await decline("k", "R2")).toMatchObject({ outcome: "OTHER_PAYMENT", hold: { state: "confirmed" } });
   });
-  it("LOST for a hold that is not there", async () => expect(await decline("nothing", "R1")).toEqual({ outcome: "LOST" }));
+  it("LOST for a hold that is not there", async () =>
+    expect(await decline("nothing", "R1")).toEqual({ outcome: "LOST" }));
 });
 
 describe("release", () => {
@@ -310,7 +354,8 @@ describe("expire", () => {
 });
 
 describe("topup", () => {
-  const topup = async (id: string, delta: number, sku = "bag") => (await scripts.topup(stamp, { id, sku, delta, customerId: "", units: 0 })).results[0];
+  const topup = async (id: string, delta: number, sku = "bag") =>
+    (await scripts.topup(stamp, { id, sku, delta, customerId: "", units: 0 })).results[0];
   it("APPLIED once by its id, more and less", async () => {
     expect(await topup("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
     expect(await topup("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
@@ -322,12 +367,14 @@ describe("topup", () => {
     await passDeadlines();
     expect(await topup("m", -2)).toEqual({ outcome: "APPLIED", free: 1, live: 0 });
   });
-  it("UNKNOWN_SKU for an item the sale does not have", async () => expect(await topup("m", 1, "none")).toEqual({ outcome: "UNKNOWN_SKU" }));
+  it("UNKNOWN_SKU for an item the sale does not have", async () =>
+    expect(await topup("m", 1, "none")).toEqual({ outcome: "UNKNOWN_SKU" }));
   it("ends a customer's paid units with a refund", async () => {
     await reserve("k", "c", "bag:2");
     await pay("k", "c", "R1");
     await confirm("k", "R1");
-    for (let i = 0; i < 2; i++) await scripts.topup(stamp, { id: "rf", sku: "bag", delta: 2, customerId: "c", units: 2 });
+    for (let i = 0; i < 2; i++)
+      await scripts.topup(stamp, { id: "rf", sku: "bag", delta: 2, customerId: "c", units: 2 });
     expect(await reserve("again", "c", "bag:2")).toMatchObject({ outcome: "HELD" });
   });
 });
@@ -464,11 +511,11 @@ describe("fence and install", () => {
       moves: [{ id: "m1", delta: 5 }],
     });
     stamp = { ...stamp, epoch: 2, seqMin: 40 };
-    expect([await redis.client.hgetall(LIVE), await redis.client.zrange(DUE, "0", "-1"), await redis.client.zrange(PAYING, "0", "-1")]).toEqual([
-      { bag: "2", box: "0" },
-      ["h"],
-      ["p"],
-    ]);
+    expect([
+      await redis.client.hgetall(LIVE),
+      await redis.client.zrange(DUE, "0", "-1"),
+      await redis.client.zrange(PAYING, "0", "-1"),
+    ]).toEqual([{ bag: "2", box: "0" }, ["h"], ["p"]]);
     expect((await scripts.topup(stamp, { id: "m1", sku: "bag", delta: 5, customerId: "", units: 0 })).results).toEqual([
       { outcome: "APPLIED", free: 7, live: 2 },
     ]);
@@ -479,8 +526,10 @@ describe("fence and install", () => {
 });
 
 describe("the gate", () => {
-  const take = (token: string, o: { kind?: "charge" | "urgent"; limit?: number; leaseMs?: number; fresh?: boolean } = {}) =>
-    scripts.permitTake("g", { limit: 2, leaseMs: 60_000, token, kind: "charge", fresh: true, ...o });
+  const take = (
+    token: string,
+    o: { kind?: "charge" | "urgent"; limit?: number; leaseMs?: number; fresh?: boolean } = {},
+  ) => scripts.permitTake("g", { limit: 2, leaseMs: 60_000, token, kind: "charge", fresh: true, ...o });
   it("TAKEN first come first served up to the limit, then BUSY; EMPTY without a line", async () => {
     expect(await take("t0")).toEqual({ outcome: "EMPTY" });
     expect(await scripts.lineJoin("g", ["a", "b", "c"])).toEqual([1, 2, 3]);
@@ -490,7 +539,12 @@ describe("the gate", () => {
     expect(await take("t3")).toEqual({ outcome: "BUSY" });
     await scripts.permitGive("g", "t1", 100);
     await scripts.permitGive("g", "t1", null);
-    expect(await scripts.gateView("g", ["c", "x"])).toMatchObject({ inFlight: 1, line: 1, callMs: 100, places: [1, 0] });
+    expect(await scripts.gateView("g", ["c", "x"])).toMatchObject({
+      inFlight: 1,
+      line: 1,
+      callMs: 100,
+      places: [1, 0],
+    });
     expect(await take("t3")).toMatchObject({ outcome: "TAKEN", reference: "c" });
   });
   it("lets urgent calls go before charges", async () => {
@@ -552,7 +606,11 @@ describe("headers", () => {
     const { comment, code } = header(name);
     for (const part of ["Guarantee:", "KEYS", "ARGV"]) expect(comment).toContain(part);
     expect(comment).toMatch(/(Per (request|key|reference)|Answer):/);
-    const said = new Set([...words(comment.slice(comment.search(/(Per (request|key|reference)|Answer):/)))].filter((w) => !NOT_OUTCOMES.has(w)));
+    const said = new Set(
+      [...words(comment.slice(comment.search(/(Per (request|key|reference)|Answer):/)))].filter(
+        (w) => !NOT_OUTCOMES.has(w),
+      ),
+    );
     const strings = [...code.matchAll(/'([A-Z][A-Z_]{3,})(?:\|)?'/g)].map((m) => m[1] as string);
     const REDIS = new Set([
       "HGET",
@@ -578,7 +636,11 @@ describe("headers", () => {
       "HKEYS",
       "BROKEN",
     ]);
-    const made = new Set([...strings, ...[...code.matchAll(/figures\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter((w) => !REDIS.has(w)));
+    const made = new Set(
+      [...strings, ...[...code.matchAll(/figures\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter(
+        (w) => !REDIS.has(w),
+      ),
+    );
     expect([...said].sort()).toEqual([...made].sort());
   });
   it.each(scriptNames())("%s begins with #!lua, is at most 80 lines, and binds no key it was not given", (name) => {

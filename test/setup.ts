@@ -18,10 +18,16 @@ declare module "vitest" {
 
 export default async function setup(project: TestProject) {
   redisProgram((line) => console.log(line));
-  execFileSync("npm", ["run", "--silent", "build"], { cwd: new URL("..", import.meta.url), stdio: ["ignore", "ignore", "inherit"] });
+  execFileSync("npm", ["run", "--silent", "build"], {
+    cwd: new URL("..", import.meta.url),
+    stdio: ["ignore", "ignore", "inherit"],
+  });
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-test-"));
   // Nothing here must outlive a power cut, and many files share one disk.
-  const server = await startPostgres(join(folder, "postgres"), { password: nanoid(), settings: ["fsync=off", "full_page_writes=off"] });
+  const server = await startPostgres(join(folder, "postgres"), {
+    password: nanoid(),
+    settings: ["fsync=off", "full_page_writes=off"],
+  });
   const sql = postgres(server.url, { max: 1 });
   await sql`create database template_fukubukuro`;
   await sql.end();

@@ -30,24 +30,31 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
     it.each([
       ["ja-JP", "ご注文ありがとうございます", "七日以内に発送", /ご注文を承りました/, "試験商店"],
       ["en-US", "Thank you for your order", "shipped within seven days", /Your order .* is confirmed/, "Test Shop"],
-    ])("in %s buys a bag, is shown what the law asks before paying, and gets the order's page and mail", async (locale, thanks, delivery, subject, seller) => {
-      const { page } = await someone({ locale });
-      const saleId = await saleWith();
-      await hold(page, saleId);
-      await fillIn(page);
-      const review = (await page.textContent("#review")) ?? "";
-      for (const part of ["福袋 Lucky bag × 1", "5,800", delivery, seller, "T1234567890123", "hana@example.jp"]) expect(review).toContain(part);
-      await page.click("#pay");
-      const orderId = await orderIdOf(page);
-      expect(await page.textContent("#done h1")).toBe(thanks);
-      await page.click("#to-order");
-      await page.waitForSelector("#order-lines tr");
-      expect(await page.textContent("#order-lines")).toContain("5,800");
-      const mail = await until("the mail", async () => (await world.mailbox.list()).find((m) => m.subject.includes(orderId)));
-      expect(mail.subject).toMatch(subject);
-      for (const body of [mail.text, mail.html])
-        for (const part of [orderId, seller, delivery, "T1234567890123", "5,800", "10%", "527"]) expect(body).toContain(part);
-    });
+    ])(
+      "in %s buys a bag, is shown what the law asks before paying, and gets the order's page and mail",
+      async (locale, thanks, delivery, subject, seller) => {
+        const { page } = await someone({ locale });
+        const saleId = await saleWith();
+        await hold(page, saleId);
+        await fillIn(page);
+        const review = (await page.textContent("#review")) ?? "";
+        for (const part of ["福袋 Lucky bag × 1", "5,800", delivery, seller, "T1234567890123", "hana@example.jp"])
+          expect(review).toContain(part);
+        await page.click("#pay");
+        const orderId = await orderIdOf(page);
+        expect(await page.textContent("#done h1")).toBe(thanks);
+        await page.click("#to-order");
+        await page.waitForSelector("#order-lines tr");
+        expect(await page.textContent("#order-lines")).toContain("5,800");
+        const mail = await until("the mail", async () =>
+          (await world.mailbox.list()).find((m) => m.subject.includes(orderId)),
+        );
+        expect(mail.subject).toMatch(subject);
+        for (const body of [mail.text, mail.html])
+          for (const part of [orderId, seller, delivery, "T1234567890123", "5,800", "10%", "527"])
+            expect(body).toContain(part);
+      },
+    );
 
     it("who presses before the page has found out who they are is one shopper, with one bag", async () => {
       const { page } = await someone();
@@ -69,7 +76,9 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       const { page } = await someone();
       const saleId = await saleWith();
       await page.goto(`/s/${saleId}`);
-      await page.evaluate("localStorage.setItem('fukubukuro.shopper', JSON.stringify({ token: 'of.another.secret', untilMs: Date.now() + 3600000 }))");
+      await page.evaluate(
+        "localStorage.setItem('fukubukuro.shopper', JSON.stringify({ token: 'of.another.secret', untilMs: Date.now() + 3600000 }))",
+      );
       await page.reload();
       await hold(page, saleId);
     });
@@ -139,7 +148,11 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await shown(tab, "paying");
       await orderIdOf(tab);
       await until("the books", async () => (await op.audit(saleId)).charges.captured === 1);
-      expect(await op.audit(saleId)).toMatchObject({ ok: true, charges: { captured: 1, twice: 0 }, orders: { recorded: 1 } });
+      expect(await op.audit(saleId)).toMatchObject({
+        ok: true,
+        charges: { captured: 1, twice: 0 },
+        orders: { recorded: 1 },
+      });
     });
 
     it("whose gateway never answers is told that it is being confirmed, never that it failed, until it is known", async () => {
@@ -188,7 +201,9 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       const saleId = await saleWith({ stock: 1 });
       await hold(first.page, saleId);
       await second.page.goto(`/s/${saleId}`);
-      await until("all held", async () => /All are held.*Next release in \d+:\d\d/.test((await availability(second.page)) ?? ""));
+      await until("all held", async () =>
+        /All are held.*Next release in \d+:\d\d/.test((await availability(second.page)) ?? ""),
+      );
       expect(await second.page.isEnabled(buyButton)).toBe(false);
       await first.page.click("[data-release]");
       await shown(first.page, "offer");

@@ -21,7 +21,11 @@ export const ADMIN_TOKEN = "admin-token-of-the-tests";
 export const SECRET = "shopper-secret-of-the-tests";
 
 /** Waits for a condition, not for a time. Answers its first truthy value. */
-export async function until<T>(what: string, f: () => Promise<T> | T, msMax = 20_000): Promise<Exclude<T, false | null | undefined | 0 | "">> {
+export async function until<T>(
+  what: string,
+  f: () => Promise<T> | T,
+  msMax = 20_000,
+): Promise<Exclude<T, false | null | undefined | 0 | "">> {
   const end = Date.now() + msMax;
   let last: unknown;
   for (;;) {
@@ -32,7 +36,10 @@ export async function until<T>(what: string, f: () => Promise<T> | T, msMax = 20
     } catch (error) {
       last = error;
     }
-    if (Date.now() > end) throw new Error(`waited ${msMax} ms for ${what}; last: ${last instanceof Error ? last.stack : JSON.stringify(last)}`);
+    if (Date.now() > end)
+      throw new Error(
+        `waited ${msMax} ms for ${what}; last: ${last instanceof Error ? last.stack : JSON.stringify(last)}`,
+      );
     await pause(20);
   }
 }
@@ -84,18 +91,34 @@ export interface Running {
 }
 
 /** Short times, so that a test sees leases lapse and deadlines pass. */
-const QUICK = { GATEWAY_TIMEOUT_MS: "1000", GATEWAY_OVERRUN_MS: "200", GATEWAY_LEASE_MS: "1500", RETRY_GRACE_MS: "5000", CUSTOMER_RATE_PER_S: "100000" };
+const QUICK = {
+  GATEWAY_TIMEOUT_MS: "1000",
+  GATEWAY_OVERRUN_MS: "200",
+  GATEWAY_LEASE_MS: "1500",
+  RETRY_GRACE_MS: "5000",
+  CUSTOMER_RATE_PER_S: "100000",
+};
 const QUICK_GATEWAY = { SANDBOX_LATENCY_MS: "20", SANDBOX_JITTER_MS: "10", SANDBOX_IN_FLIGHT_MAX: "4" };
 
 export async function makeWorld(o: { gateway?: Record<string, string> } = {}): Promise<World> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-world-"));
   const redis = await startRedis(join(folder, "redis"));
   const database = await makeDatabase();
-  const gateway = await startSandboxProcess({ SANDBOX_LEDGER: join(folder, "ledger.jsonl"), ...QUICK_GATEWAY, ...o.gateway });
+  const gateway = await startSandboxProcess({
+    SANDBOX_LEDGER: join(folder, "ledger.jsonl"),
+    ...QUICK_GATEWAY,
+    ...o.gateway,
+  });
   const mailbox = await startMailbox(join(folder, "mails"));
   const running = new Set<Running>();
   const environment = (env: Record<string, string> = {}) => ({
-    ...{ REDIS_URL: redis.url, DATABASE_URL: database.url, SANDBOX_GATEWAY_URL: gateway.url, SMTP_URL: mailbox.url, DATA_DIR: folder },
+    ...{
+      REDIS_URL: redis.url,
+      DATABASE_URL: database.url,
+      SANDBOX_GATEWAY_URL: gateway.url,
+      SMTP_URL: mailbox.url,
+      DATA_DIR: folder,
+    },
     ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK },
     // The servers of the tests need not outlive a power cut.
     ALLOW_UNSAFE: "fsync,full_page_writes",
@@ -106,7 +129,10 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
     ...{ redis, databaseUrl: database.url, gateway, mailbox, folder, config, env: environment },
     async start(env, { mailbox: isLocal = true } = {}) {
       const c = config(env);
-      const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), { mailbox: isLocal ? mailbox : null, alone: false });
+      const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), {
+        mailbox: isLocal ? mailbox : null,
+        alone: false,
+      });
       // As main.ts does: nobody is served before Redis has answered, unless it is away on purpose.
       await service.ctx.redis.ready(5_000).catch(() => {});
       service.start();
@@ -175,8 +201,12 @@ export function shopper(url: string, customerId: string, secret = SECRET) {
         body: JSON.stringify({ payment, contact: CONTACT, ...o.more }),
       }),
     read: (id: string) => call<ReservationView>(`${url}/v1/reservations/${id}`, { headers: { authorization } }),
-    release: (id: string) => call<ReservationView>(`${url}/v1/reservations/${id}`, { method: "DELETE", headers: { authorization } }),
-    list: (saleId: string) => call<{ reservations: ReservationView[] }>(`${url}/v1/sales/${saleId}/reservations`, { headers: { authorization } }),
+    release: (id: string) =>
+      call<ReservationView>(`${url}/v1/reservations/${id}`, { method: "DELETE", headers: { authorization } }),
+    list: (saleId: string) =>
+      call<{ reservations: ReservationView[] }>(`${url}/v1/sales/${saleId}/reservations`, {
+        headers: { authorization },
+      }),
     order: (id: string) => call(`${url}/v1/orders/${id}`, { headers: { authorization } }),
   };
 }
@@ -191,17 +221,21 @@ export function operator(url: string, token = ADMIN_TOKEN) {
     get: <T = Record<string, unknown>>(path: string, more: Record<string, string> = {}) =>
       call<T>(`${url}/v1/admin${path}`, { headers: { ...headers, ...more } }),
     create: (sale: Partial<SaleBody> = {}) => post<{ id: string }>("/sales", saleBodyOf(sale)),
-    patch: (saleId: string, body: unknown) => call(`${url}/v1/admin/sales/${saleId}`, { method: "PATCH", headers, body: JSON.stringify(body) }),
+    patch: (saleId: string, body: unknown) =>
+      call(`${url}/v1/admin/sales/${saleId}`, { method: "PATCH", headers, body: JSON.stringify(body) }),
     topUp: (saleId: string, delta: number, key: string, sku = "bag") =>
-      post<{ free: number; granted: number; replayed: boolean }>(`/sales/${saleId}/items/${sku}/stock`, { delta, reason: "test" }, { "idempotency-key": key }),
+      post<{ free: number; granted: number; replayed: boolean }>(
+        `/sales/${saleId}/items/${sku}/stock`,
+        { delta, reason: "test" },
+        { "idempotency-key": key },
+      ),
     audit: async (saleId: string) => (await call<Audit>(`${url}/v1/admin/sales/${saleId}/audit`, { headers })).body,
     refund: (orderId: string, restock: boolean) => post(`/orders/${orderId}/refund`, { reason: "test", restock }),
     sale: async (saleId: string) =>
       (
-        await call<{ items: Array<{ sku: string; granted: number; free: number; held: number; claimed: number; sold: number }> }>(
-          `${url}/v1/admin/sales/${saleId}`,
-          { headers },
-        )
+        await call<{
+          items: Array<{ sku: string; granted: number; free: number; held: number; claimed: number; sold: number }>;
+        }>(`${url}/v1/admin/sales/${saleId}`, { headers })
       ).body,
   };
 }
@@ -210,8 +244,17 @@ let sales = 0;
 /** A sale that is open now, with one item `bag` of 10 units, unless told otherwise. */
 export function saleBodyOf(sale: Partial<SaleBody> = {}): SaleBody {
   return {
-    ...{ id: `sale-${++sales}-${nanoid(6).replace(/[^A-Za-z0-9]/g, "x")}`, name: "Lucky bags", currency: "JPY", holdMs: 60_000, maxUnitsPerCustomer: 2 },
-    ...{ opensAt: new Date(Date.now() - 60_000).toISOString(), closesAt: new Date(Date.now() + 86_400_000).toISOString() },
+    ...{
+      id: `sale-${++sales}-${nanoid(6).replace(/[^A-Za-z0-9]/g, "x")}`,
+      name: "Lucky bags",
+      currency: "JPY",
+      holdMs: 60_000,
+      maxUnitsPerCustomer: 2,
+    },
+    ...{
+      opensAt: new Date(Date.now() - 60_000).toISOString(),
+      closesAt: new Date(Date.now() + 86_400_000).toISOString(),
+    },
     items: [{ sku: "bag", name: "Lucky bag", unitPrice: 10_000, stock: 10 }],
     ...sale,
   };

@@ -15,18 +15,33 @@ const charge = z.object({
 const page = z.object({ charges: z.array(charge), next: z.string().nullable() });
 
 /** The socket never reached the gateway, so nothing was done there. A reset is not among these: it is unknown. */
-const NEVER_REACHED = new Set(["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNREACH", "ENETUNREACH", "UND_ERR_CONNECT_TIMEOUT"]);
+const NEVER_REACHED = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "UND_ERR_CONNECT_TIMEOUT",
+]);
 
 export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
   const url = (path: string) => new URL(path, baseUrl.endsWith("/") ? baseUrl : `${baseUrl}/`);
 
-  async function call(method: string, path: string, key?: string, body?: unknown): Promise<{ status: number; body: unknown } | GatewayAnswer> {
+  async function call(
+    method: string,
+    path: string,
+    key?: string,
+    body?: unknown,
+  ): Promise<{ status: number; body: unknown } | GatewayAnswer> {
     try {
       const response = await fetch(url(path), {
         method,
         redirect: "error",
         signal: AbortSignal.timeout(timeoutMs),
-        headers: { ...(key && { "idempotency-key": key }), ...(body !== undefined && { "content-type": "application/json" }) },
+        headers: {
+          ...(key && { "idempotency-key": key }),
+          ...(body !== undefined && { "content-type": "application/json" }),
+        },
         ...(body !== undefined && { body: JSON.stringify(body) }),
       });
       const text = await response.text();
@@ -40,7 +55,9 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
     } catch (error) {
       const cause = (error as { cause?: { code?: string } }).cause;
       const code = cause?.code ?? (error instanceof Error ? error.name : "error");
-      return NEVER_REACHED.has(code) ? { outcome: "not_done", why: `the gateway cannot be reached (${code})` } : { outcome: "unknown", why: code };
+      return NEVER_REACHED.has(code)
+        ? { outcome: "not_done", why: `the gateway cannot be reached (${code})` }
+        : { outcome: "unknown", why: code };
     }
   }
 
@@ -61,7 +78,9 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
       case "declined":
         return { outcome: "declined", declineCode: c.declineCode ?? "declined", chargeId: c.id };
       case "action_required":
-        return c.actionUrl ? { outcome: "action_required", actionUrl: c.actionUrl } : { outcome: "unknown", why: "no address for the shopper's approval" };
+        return c.actionUrl
+          ? { outcome: "action_required", actionUrl: c.actionUrl }
+          : { outcome: "unknown", why: "no address for the shopper's approval" };
       case "canceled":
         return { outcome: "cancelled" };
       case "refunded":
@@ -77,11 +96,15 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
     needsPermits: true,
     charge: async (r) => {
       const { reference, reservationId, amount, currency, token, returnUrl } = r;
-      return read(await call("POST", "charges", reference, { amount, currency, token, reference, reservationId, returnUrl }), reference);
+      return read(
+        await call("POST", "charges", reference, { amount, currency, token, reference, reservationId, returnUrl }),
+        reference,
+      );
     },
     lookUp: async (reference) => read(await call("GET", `charges/${reference}`), reference),
     cancel: async (reference) => read(await call("POST", `charges/${reference}/cancel`), reference),
-    refund: async (reference, amount) => read(await call("POST", `charges/${reference}/refund`, `${reference}R`, { amount }), reference),
+    refund: async (reference, amount) =>
+      read(await call("POST", `charges/${reference}/refund`, `${reference}R`, { amount }), reference),
     async list(after, limit) {
       const reply = await call("GET", `charges?limit=${limit}${after ? `&after=${encodeURIComponent(after)}` : ""}`);
       if ("outcome" in reply || reply.status !== 200) throw new Error("the gateway's list cannot be read");

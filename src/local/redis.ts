@@ -19,7 +19,10 @@ function found(program: string): boolean {
 
 /** How each system's package manager installs it. */
 const INSTALLS = [
-  { manager: "apt-get", line: "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server" },
+  {
+    manager: "apt-get",
+    line: "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server",
+  },
   { manager: "dnf", line: "dnf install -y redis || dnf install -y valkey" },
   { manager: "apk", line: "apk add redis" },
   { manager: "brew", line: "brew install redis" },
@@ -31,7 +34,10 @@ export function redisProgram(say: (line: string) => void): string {
   const have = program();
   if (have) return have;
   const install = INSTALLS.find((i) => found(i.manager));
-  if (!install) throw new StartError("Redis is not installed and no known package manager was found: install redis-server 7 or newer, or set REDIS_URL.");
+  if (!install)
+    throw new StartError(
+      "Redis is not installed and no known package manager was found: install redis-server 7 or newer, or set REDIS_URL.",
+    );
   const root = process.getuid?.() === 0;
   const sudo = !root && install.manager !== "brew";
   const line = sudo ? `sudo sh -c '${install.line}'` : install.line;
@@ -74,7 +80,13 @@ export async function startRedis(
       "set-proc-title no",
     ],
     // Every acknowledged hold is on the disk (facts.md: everysec lost a third of them when the disk was slow).
-    ...["appendonly yes", `appendfsync ${o.fsync ?? "always"}`, 'save ""', "maxmemory-policy noeviction", "loglevel warning"],
+    ...[
+      "appendonly yes",
+      `appendfsync ${o.fsync ?? "always"}`,
+      'save ""',
+      "maxmemory-policy noeviction",
+      "loglevel warning",
+    ],
     ...(o.settings ?? []),
   ];
   await writeFile(conf, `${settings.join("\n")}\n`, { mode: 0o600 });

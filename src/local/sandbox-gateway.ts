@@ -51,7 +51,9 @@ interface Charge {
 }
 
 /** Appends lines and syncs them, many at a time; `append` resolves when its line is on the disk. */
-async function openLedger(path: string | undefined): Promise<{ lines: string[]; append(line: string): Promise<void>; close(): Promise<void> }> {
+async function openLedger(
+  path: string | undefined,
+): Promise<{ lines: string[]; append(line: string): Promise<void>; close(): Promise<void> }> {
   if (!path) return { lines: [], append: async () => {}, close: async () => {} };
   await mkdir(dirname(path), { recursive: true });
   const text = await readFile(path, "utf8").catch(() => "");
@@ -208,12 +210,14 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
   app.post("/charges", async (c) => {
     const key = c.req.header("idempotency-key");
     const parsed = body.safeParse(await c.req.json().catch(() => null));
-    if (!key || !parsed.success || parsed.data.reference !== key) return c.json({ error: "the body or the Idempotency-Key (the reference) is not valid" }, 422);
+    if (!key || !parsed.success || parsed.data.reference !== key)
+      return c.json({ error: "the body or the Idempotency-Key (the reference) is not valid" }, 422);
     const b = parsed.data;
     const asked = JSON.stringify([b.amount, b.currency, b.token, b.reservationId]);
     const before = charges.get(key);
     if (before) {
-      if (before.status !== "canceled" && before.asked !== asked) return c.json({ error: "the same key with other parameters", reference: key }, 409);
+      if (before.status !== "canceled" && before.asked !== asked)
+        return c.json({ error: "the same key with other parameters", reference: key }, 409);
       return c.json(shown(before), statusOf[before.status]);
     }
     if (inFlight >= o.inFlightMax) return c.json({ error: "too many calls in parallel" }, 429);
@@ -260,8 +264,10 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
   app.post("/charges/:reference/cancel", async (c) => {
     const reference = c.req.param("reference");
     const charge = charges.get(reference);
-    if (charge && (charge.status === "captured" || charge.status === "refunded" || charge.status === "pending")) return c.json(shown(charge), 409);
-    if (charge?.status === "canceled" || charge?.status === "declined") return c.json({ ...shown(charge), status: "canceled" });
+    if (charge && (charge.status === "captured" || charge.status === "refunded" || charge.status === "pending"))
+      return c.json(shown(charge), 409);
+    if (charge?.status === "canceled" || charge?.status === "declined")
+      return c.json({ ...shown(charge), status: "canceled" });
     const empty: Charge = {
       id: "",
       reference,
@@ -284,13 +290,16 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
     return c.json(shown(await decide(charge, { status: "refunded" })));
   });
 
-  app.get("/stats", (c) => c.json({ inFlight, inFlightMax, charges: [...charges.values()].filter((x) => x.status === "captured").length }));
+  app.get("/stats", (c) =>
+    c.json({ inFlight, inFlightMax, charges: [...charges.values()].filter((x) => x.status === "captured").length }),
+  );
 
   // The shopper's approval page of 3-D Secure.
   app.get("/approve/:reference", (c) => {
     const charge = charges.get(c.req.param("reference"));
     const language = preferredLanguage(c.req.header("accept-language"));
-    if (charge?.status !== "action_required") return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
+    if (charge?.status !== "action_required")
+      return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
     const w = BANK[language];
     return c.html(
       bankPage(
@@ -303,10 +312,16 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
   app.post("/approve/:reference", async (c) => {
     const charge = charges.get(c.req.param("reference"));
     const language = preferredLanguage(c.req.header("accept-language"));
-    if (charge?.status !== "action_required") return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
+    if (charge?.status !== "action_required")
+      return c.html(bankPage(language, html`<p>${BANK[language].nothing}</p>`), 404);
     const answer = (await c.req.parseBody()).answer;
-    await decide(charge, answer === "approve" ? { status: "captured" } : { status: "declined", declineCode: "authentication_failed" });
-    return charge.returnUrl ? c.redirect(charge.returnUrl, 303) : c.html(bankPage(language, html`<p>${BANK[language].thanks}</p>`));
+    await decide(
+      charge,
+      answer === "approve" ? { status: "captured" } : { status: "declined", declineCode: "authentication_failed" },
+    );
+    return charge.returnUrl
+      ? c.redirect(charge.returnUrl, 303)
+      : c.html(bankPage(language, html`<p>${BANK[language].thanks}</p>`));
   });
 
   const server: ServerType = await new Promise((resolve, reject) => {
@@ -330,5 +345,6 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const gateway = await startSandboxGateway({ ...sandbox, ledger, port: config.port, host: config.host });
   // One line for whoever started it.
   console.log(gateway.url);
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => void gateway.close().then(() => process.exit(0)));
+  for (const signal of ["SIGTERM", "SIGINT"] as const)
+    process.once(signal, () => void gateway.close().then(() => process.exit(0)));
 }

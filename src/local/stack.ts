@@ -56,7 +56,11 @@ async function secretsOf(dataDir: string): Promise<Secrets> {
 /** Tokens of local mode where none are set. */
 export async function withSecrets(config: Config): Promise<Config> {
   const s = await secretsOf(config.dataDir);
-  return { ...config, adminTokens: config.adminTokens ?? [s.adminToken], shopperTokenSecrets: config.shopperTokenSecrets ?? [s.shopperTokenSecret] };
+  return {
+    ...config,
+    adminTokens: config.adminTokens ?? [s.adminToken],
+    shopperTokenSecrets: config.shopperTokenSecrets ?? [s.shopperTokenSecret],
+  };
 }
 
 /** The configuration of the stack that runs over this data folder, for a command beside it. */
@@ -64,7 +68,9 @@ export async function attach(config: Config): Promise<Config> {
   if (!needsLocal(config)) return config;
   const running = await readJson<Running>(join(config.dataDir, "running.json"));
   if (!running || !runs(running.pid, "fukubukuro"))
-    throw new ConfigError(`Nothing runs over ${config.dataDir}: run npm start first, or set REDIS_URL and DATABASE_URL.`);
+    throw new ConfigError(
+      `Nothing runs over ${config.dataDir}: run npm start first, or set REDIS_URL and DATABASE_URL.`,
+    );
   const { redisUrl, databaseUrl, sandboxGatewayUrl } = running;
   return withSecrets({
     ...config,
@@ -81,7 +87,9 @@ export async function startLocal(given: Config, say: (line: string) => void): Pr
   const runningFile = join(dataDir, "running.json");
   const other = await readJson<Running>(runningFile);
   if (other && other.pid !== process.pid && runs(other.pid, "fukubukuro")) {
-    throw new ConfigError(`Another Fukubukuro (process ${other.pid}) runs over ${given.dataDir}: stop it, or set DATA_DIR to another folder.`);
+    throw new ConfigError(
+      `Another Fukubukuro (process ${other.pid}) runs over ${given.dataDir}: stop it, or set DATA_DIR to another folder.`,
+    );
   }
   const config = await withSecrets({ ...given, dataDir });
   const secrets = await secretsOf(dataDir);
@@ -130,7 +138,9 @@ export async function startLocal(given: Config, say: (line: string) => void): Pr
 }
 
 /** The sandbox gateway as its own process; resolves with its address. */
-export async function startSandboxProcess(env: Record<string, string>): Promise<{ url: string; pid: number; stop(): Promise<void> }> {
+export async function startSandboxProcess(
+  env: Record<string, string>,
+): Promise<{ url: string; pid: number; stop(): Promise<void> }> {
   let tell: (url: string) => void = () => {};
   const told = new Promise<string>((resolve) => {
     tell = resolve;
@@ -140,7 +150,9 @@ export async function startSandboxProcess(env: Record<string, string>): Promise<
     env: { PORT: "0", ...env },
     onLine: (line) => line.startsWith("http://") && tell(line.trim()),
   });
-  const late = new Promise<never>((_, reject) => setTimeout(() => reject(new Error("the sandbox gateway did not start in time")), GATEWAY_READY_MS).unref());
+  const late = new Promise<never>((_, reject) =>
+    setTimeout(() => reject(new Error("the sandbox gateway did not start in time")), GATEWAY_READY_MS).unref(),
+  );
   const url = await Promise.race([told, server.endedEarly, late]);
   return { url, pid: server.child.pid as number, stop: server.stop };
 }

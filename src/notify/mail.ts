@@ -87,7 +87,9 @@ function whatToSay(order: MailOrder, sale: MailSale, language: Language): Said {
   const optional = (label: string, value: string | undefined): Row[] => (value ? [[label, value]] : []);
   return {
     prices: [
-      ...order.lines.map((l): Row => [`${l.name} × ${l.quantity}${isReduced(l.sku) ? mark : ""}`, money(l.quantity * l.unitPrice)]),
+      ...order.lines.map(
+        (l): Row => [`${l.name} × ${l.quantity}${isReduced(l.sku) ? mark : ""}`, money(l.quantity * l.unitPrice)],
+      ),
       ...(shippingFee > 0 ? [[w.shipping, money(shippingFee)] as const] : []),
       [w.total, money(order.amount)],
       ...taxes.map((t): Row => [w.tax(t.percent, money(t.amount)), money(t.tax)]),
@@ -102,23 +104,45 @@ function whatToSay(order: MailOrder, sale: MailSale, language: Language): Said {
     ],
     foot: [
       ...(order.lines.some((l) => isReduced(l.sku)) ? [w.reduced] : []),
-      ...[inLanguage(shop?.name, language), inLanguage(shop?.address, language), shop?.phone, shop?.email].filter((t) => t !== undefined),
+      ...[inLanguage(shop?.name, language), inLanguage(shop?.address, language), shop?.phone, shop?.email].filter(
+        (t) => t !== undefined,
+      ),
       ...(shop?.invoiceNumber ? [`${w.invoiceNumber}: ${shop.invoiceNumber}`] : []),
     ],
   };
 }
 
 /** The confirmation of an order in the sale's language or the shopper's, as plain text and as HTML. */
-export function confirmationMail(order: MailOrder, sale: MailSale, tongue: string): { subject: string; text: string; html: string } {
+export function confirmationMail(
+  order: MailOrder,
+  sale: MailSale,
+  tongue: string,
+): { subject: string; text: string; html: string } {
   const language = tongue === "ja" ? "ja" : "en";
   const w = WORDS[language];
   const { prices, facts, foot } = whatToSay(order, sale, language);
   const line = ([label, value]: Row) => `${label}: ${value}`;
-  const text = [w.greeting(order.contact.name), "", w.thanks, "", sale.name, ...facts.map(line), "", ...prices.map(line), "", ...foot].join("\n").trimEnd();
+  const text = [
+    w.greeting(order.contact.name),
+    "",
+    w.thanks,
+    "",
+    sale.name,
+    ...facts.map(line),
+    "",
+    ...prices.map(line),
+    "",
+    ...foot,
+  ]
+    .join("\n")
+    .trimEnd();
   const table = (rows: Row[], right: boolean) => {
-    const [first, second] = right ? ["", "text-align:right;white-space:nowrap"] : ["white-space:nowrap", "word-break:break-word"];
+    const [first, second] = right
+      ? ["", "text-align:right;white-space:nowrap"]
+      : ["white-space:nowrap", "word-break:break-word"];
     const cells = rows.map(
-      ([a, b]) => `<tr><td valign="top" style="${first}">${escapeHtml(a)}</td><td valign="top" style="${second}">${escapeHtml(b)}</td></tr>`,
+      ([a, b]) =>
+        `<tr><td valign="top" style="${first}">${escapeHtml(a)}</td><td valign="top" style="${second}">${escapeHtml(b)}</td></tr>`,
     );
     return `<table cellpadding="4" role="presentation" style="max-width:40em">${cells.join("")}</table>`;
   };
@@ -151,7 +175,14 @@ export function smtpMailer(url: string, from: string, connectionsMax: number): M
   const domain = /@([^>\s]+)/.exec(from)?.[1] ?? "localhost";
   return {
     async send(m) {
-      await transport.sendMail({ from, to: m.to, subject: m.subject, text: m.text, html: m.html, messageId: `<${m.id}@${domain}>` });
+      await transport.sendMail({
+        from,
+        to: m.to,
+        subject: m.subject,
+        text: m.text,
+        html: m.html,
+        messageId: `<${m.id}@${domain}>`,
+      });
     },
     close: () => transport.close(),
   };

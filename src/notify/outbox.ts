@@ -32,10 +32,18 @@ export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
       const sale = order && (await ctx.sales.get(order.saleId));
       if (!order || !sale) continue;
       const mine = and(eq(outbox.orderId, row.order_id), eq(outbox.kind, row.kind));
-      const mail = confirmationMail({ ...order, lines: lines.filter((l) => l.orderId === order.id) }, sale, row.language);
+      const mail = confirmationMail(
+        { ...order, lines: lines.filter((l) => l.orderId === order.id) },
+        sale,
+        row.language,
+      );
       try {
-        await around("mail.send", () => mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }));
-        await around("outbox.sent", async () => ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(mine));
+        await around("mail.send", () =>
+          mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }),
+        );
+        await around("outbox.sent", async () =>
+          ctx.db.update(outbox).set({ state: "sent", sentAt: sql`now()`, lastError: null }).where(mine),
+        );
         ctx.metrics.mails.inc({ result: "sent" });
         sent++;
       } catch (error) {

@@ -84,7 +84,13 @@ async function readCounts(ctx: Context, saleId: string) {
 async function readRedis(ctx: Context, saleId: string) {
   const keys = saleKeys(saleId);
   const [, free, live, holds, , paying] = keys.book as [string, string, string, string, string, string];
-  const replies = await ctx.redis.client.multi().hgetall(free).hgetall(live).zrange(paying, "0", "-1").xlen(keys.journal).exec();
+  const replies = await ctx.redis.client
+    .multi()
+    .hgetall(free)
+    .hgetall(live)
+    .zrange(paying, "0", "-1")
+    .xlen(keys.journal)
+    .exec();
   const [freeUnits, liveUnits, payingKeys, journalLag] = (replies ?? []).map(([error, value]) => {
     if (error) throw error;
     return value;
@@ -102,9 +108,11 @@ async function chargesOf(ctx: Context, gatewayNames: string[]): Promise<ListedCh
     if (!gateway) continue;
     let after: string | null = null;
     do {
-      const page: { charges: ListedCharge[]; next: string | null } = await gateway.list(after, LIST_PAGE).catch((error) => {
-        throw new Unavailable(`the ledger of ${name} cannot be read`, 2000, { cause: error });
-      });
+      const page: { charges: ListedCharge[]; next: string | null } = await gateway
+        .list(after, LIST_PAGE)
+        .catch((error) => {
+          throw new Unavailable(`the ledger of ${name} cannot be read`, 2000, { cause: error });
+        });
       all.push(...page.charges);
       after = page.charges.length === LIST_PAGE ? page.next : null;
     } while (after);
@@ -120,7 +128,9 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
   });
   const payments = await ctx.db.execute<PaymentRow>(sql`
     select reference, reservation_key, state, claimed from payments where sale_id = ${saleId} and state not in ('declined', 'cancelled')`);
-  const orders = await ctx.db.execute<OrderRow>(sql`select reference, status, amount, currency, gateway from orders where sale_id = ${saleId}`);
+  const orders = await ctx.db.execute<OrderRow>(
+    sql`select reference, status, amount, currency, gateway from orders where sale_id = ${saleId}`,
+  );
   const [mail] = await ctx.db.execute<{ queued: number; sent: number; failed: number; without_order: number }>(sql`
     select count(*) filter (where b.state = 'queued')::int as queued, count(*) filter (where b.state = 'sent')::int as sent,
       count(*) filter (where b.state = 'failed')::int as failed, count(*) filter (where o.id is null)::int as without_order
@@ -131,7 +141,8 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
   const claimedButLive = new Map<string, number>();
   for (const [key, lines] of redis.paying) {
     if (!claimedKeys.has(key)) continue;
-    for (const [, sku = "", n] of lines.matchAll(/([^:,]+):(\d+)/g)) claimedButLive.set(sku, (claimedButLive.get(sku) ?? 0) + Number(n));
+    for (const [, sku = "", n] of lines.matchAll(/([^:,]+):(\d+)/g))
+      claimedButLive.set(sku, (claimedButLive.get(sku) ?? 0) + Number(n));
   }
   const itemFigures = items.map((i) => {
     const free = Number(redis.free[i.sku] ?? Number.NaN);
@@ -143,13 +154,16 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
 
   const paymentOf = new Map(payments.map((p) => [p.reference, p]));
   const orderOf = new Map(orders.map((o) => [o.reference, o]));
-  const ofSale = charges.filter((c) => paymentOf.has(c.reference) || orderOf.has(c.reference) || saleNoOfReservation(c.reservationId) === saleNo);
+  const ofSale = charges.filter(
+    (c) => paymentOf.has(c.reference) || orderOf.has(c.reference) || saleNoOfReservation(c.reservationId) === saleNo,
+  );
   const captured = ofSale.filter((c) => c.status === "captured");
   const capturedOf = new Map(captured.map((c) => [c.reference, c]));
   const perReservation = new Map<string, number>();
   for (const c of captured) perReservation.set(c.reservationId, (perReservation.get(c.reservationId) ?? 0) + 1);
   // While the gateway's answer is still being asked for, the charge is open, not lost.
-  const isOpen = (reference: string) => ["sending", "action_required", "unknown", "refunding"].includes(paymentOf.get(reference)?.state ?? "");
+  const isOpen = (reference: string) =>
+    ["sending", "action_required", "unknown", "refunding"].includes(paymentOf.get(reference)?.state ?? "");
   const live = [...orders].filter((o) => o.status !== "refunded");
   const count = (states: string[]) => payments.filter((p) => states.includes(p.state)).length;
 
@@ -158,8 +172,23 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
     at: new Date().toISOString(),
     ok: false,
     items: itemFigures.map((i) => ({
-      ...{ sku: i.sku, name: i.name, granted: i.granted, free: i.free, held: i.held, claimed: i.claimed, sold: i.sold, difference: i.difference },
-      ...{ opening: i.granted - i.topped_up, toppedUp: i.topped_up, inPayment: i.in_payment, notPutBack: i.not_put_back, putBack: i.put_back },
+      ...{
+        sku: i.sku,
+        name: i.name,
+        granted: i.granted,
+        free: i.free,
+        held: i.held,
+        claimed: i.claimed,
+        sold: i.sold,
+        difference: i.difference,
+      },
+      ...{
+        opening: i.granted - i.topped_up,
+        toppedUp: i.topped_up,
+        inPayment: i.in_payment,
+        notPutBack: i.not_put_back,
+        putBack: i.put_back,
+      },
     })),
     charges: {
       captured: captured.length,
@@ -173,9 +202,15 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
     },
     orders: {
       recorded: orders.length,
-      withoutCharge: live.filter((o) => o.gateway !== "cod" && o.status === "confirmed" && !capturedOf.has(o.reference)).length,
+      withoutCharge: live.filter((o) => o.gateway !== "cod" && o.status === "confirmed" && !capturedOf.has(o.reference))
+        .length,
     },
-    mails: { queued: mail?.queued ?? 0, sent: mail?.sent ?? 0, failed: mail?.failed ?? 0, withoutOrder: mail?.without_order ?? 0 },
+    mails: {
+      queued: mail?.queued ?? 0,
+      sent: mail?.sent ?? 0,
+      failed: mail?.failed ?? 0,
+      withoutOrder: mail?.without_order ?? 0,
+    },
     open: {
       paying: count(["queued", "sending", "action_required", "unknown"]),
       unknown: count(["unknown"]),
@@ -184,7 +219,9 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
     },
   };
   const { charges: c, orders: o, mails: m } = audit;
-  audit.ok = audit.items.every((i) => i.difference === 0) && c.withoutOrder + c.twice + c.amountDiffers + o.withoutCharge + m.withoutOrder === 0;
+  audit.ok =
+    audit.items.every((i) => i.difference === 0) &&
+    c.withoutOrder + c.twice + c.amountDiffers + o.withoutCharge + m.withoutOrder === 0;
   return { audit, steady: JSON.stringify(before) === JSON.stringify({ items, mark }) };
 }
 

@@ -85,8 +85,13 @@ async function rowsOf(tx: Tx, saleId: string) {
   const live = await tx
     .select()
     .from(payments)
-    .where(and(eq(payments.saleId, saleId), notInArray(payments.state, [...PAYMENT_ENDED_UNPAID]), eq(payments.late, false)));
-  const orderRows = await tx.select({ reference: orders.reference, status: orders.status }).from(orders).where(eq(orders.saleId, saleId));
+    .where(
+      and(eq(payments.saleId, saleId), notInArray(payments.state, [...PAYMENT_ENDED_UNPAID]), eq(payments.late, false)),
+    );
+  const orderRows = await tx
+    .select({ reference: orders.reference, status: orders.status })
+    .from(orders)
+    .where(eq(orders.saleId, saleId));
   const moves = await tx
     .select({ id: stockMoves.id, delta: stockMoves.delta })
     .from(stockMoves)
@@ -112,7 +117,12 @@ async function steadyRows(tx: Tx, saleId: string) {
  * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings the mirror in line with
  * what was decided from payments and orders.
  */
-async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instance): Promise<{ image: InstallImage; dropped: number }> {
+async function snapshot(
+  tx: Tx,
+  saleId: string,
+  epoch: number,
+  instance: Instance,
+): Promise<{ image: InstallImage; dropped: number }> {
   const { sale, itemRows, mirrored, live, orderRows, moves, position } = await steadyRows(tx, saleId);
 
   const holds = new Map<string, Hold>();
@@ -121,14 +131,27 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
     // Paying or confirmed in the mirror is decided by the payment below; without a live one it is held (rule D).
     const word = RESERVATION_LETTERS[r.state as ReservationLetter];
     const state = word === "paying" || word === "confirmed" ? "held" : word;
-    holds.set(r.key, { state, deadlineMs: r.deadlineMs, reference: r.reference, lines: r.lines, customerId: r.customerId });
+    holds.set(r.key, {
+      state,
+      deadlineMs: r.deadlineMs,
+      reference: r.reference,
+      lines: r.lines,
+      customerId: r.customerId,
+    });
   }
   const orderOf = new Map(orderRows.map((o) => [o.reference, o.status]));
   for (const p of live) {
     // Rule J: with an order -> confirmed; with a live payment -> paying under its reference.
     const lines = p.lines.map((l) => `${l.sku}:${l.quantity}`).join(",");
-    const state = orderOf.has(p.reference) || p.state === "refunding" || p.state === "refunded" ? "confirmed" : "paying";
-    holds.set(p.reservationKey, { state, deadlineMs: holds.get(p.reservationKey)?.deadlineMs ?? 0, reference: p.reference, lines, customerId: p.customerId });
+    const state =
+      orderOf.has(p.reference) || p.state === "refunding" || p.state === "refunded" ? "confirmed" : "paying";
+    holds.set(p.reservationKey, {
+      state,
+      deadlineMs: holds.get(p.reservationKey)?.deadlineMs ?? 0,
+      reference: p.reference,
+      lines,
+      customerId: p.customerId,
+    });
     if (p.claimed) claimedKeys.add(p.reservationKey);
   }
 
@@ -141,7 +164,9 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   // Payments in line before plain holds, older holds before newer: whoever does not fit any more had a hold that a later
   // transition, lost with Redis, had already given back. It is told HOLD_LOST, uncharged.
   const unclaimed = [...holds].filter(([key, h]) => isLive(h) && !claimedKeys.has(key));
-  unclaimed.sort(([, a], [, b]) => Number(b.state === "paying") - Number(a.state === "paying") || a.deadlineMs - b.deadlineMs);
+  unclaimed.sort(
+    ([, a], [, b]) => Number(b.state === "paying") - Number(a.state === "paying") || a.deadlineMs - b.deadlineMs,
+  );
   for (const [key, h] of unclaimed) {
     let fits = true;
     each(h.lines, (sku, n) => (fits &&= (free.get(sku) ?? 0) >= n));
@@ -173,7 +198,9 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   };
   const before = new Map(mirrored.map((r) => [r.key, r.state]));
   const decided = image.holds.flatMap(({ key, hold }) =>
-    before.has(key) && before.get(key) !== letterOf(hold) ? [{ key, state: letterOf(hold), reference: hold.reference }] : [],
+    before.has(key) && before.get(key) !== letterOf(hold)
+      ? [{ key, state: letterOf(hold), reference: hold.reference }]
+      : [],
   );
   // What only a payment knew of: its journal entry was lost with the Redis before.
   const unmirrored = live
@@ -196,7 +223,10 @@ async function snapshot(tx: Tx, saleId: string, epoch: number, instance: Instanc
   return { image, dropped: dropped.length };
 }
 
-const letterOf = (h: Hold) => (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find((l) => RESERVATION_LETTERS[l] === h.state) as ReservationLetter;
+const letterOf = (h: Hold) =>
+  (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find(
+    (l) => RESERVATION_LETTERS[l] === h.state,
+  ) as ReservationLetter;
 
 /**
  * Makes the sale whole in the Redis we are connected to, or says that it is already. `force` makes it anew although it seems whole: for an
@@ -220,15 +250,25 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
 }
 
 /** One rebuild from fence to install; null where another one is under way or was faster, or the answer of install is not known. */
-async function attempt(ctx: Context, sale: { id: string; epoch: number }, instance: Instance, by: string): Promise<Rebuilt | null> {
+async function attempt(
+  ctx: Context,
+  sale: { id: string; epoch: number },
+  instance: Instance,
+  by: string,
+): Promise<Rebuilt | null> {
   const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
   const fenced = await around("rebuild.fence", fence);
   if (fenced.outcome === "NEWER") {
-    throw new RedisNewer(`Redis has epoch ${fenced.epoch} of sale ${sale.id}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`);
+    throw new RedisNewer(
+      `Redis has epoch ${fenced.epoch} of sale ${sale.id}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
+    );
   }
   if (fenced.outcome === "BUSY") return null;
   // A journal or a sale may be too large to be read within one lease.
-  const lease = setInterval(() => fence().catch((error) => ctx.log.debug({ err: error, saleId: sale.id }, "the fence was not renewed")), LEASE_MS / 3);
+  const lease = setInterval(
+    () => fence().catch((error) => ctx.log.debug({ err: error, saleId: sale.id }, "the fence was not renewed")),
+    LEASE_MS / 3,
+  );
   let raised: Awaited<ReturnType<typeof raise>>;
   try {
     await around("rebuild.drain", () => drain(ctx, sale.id));

@@ -93,10 +93,15 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
   const mine = await around("reconcile.takeOver", () => takeOver(ctx.db, p.reference, p.fence, leaseMs, false));
   if (!mine) return null;
   const settle = (asked: Payment, answer: GatewayAnswer | null) =>
-    around("reconcile.outcome", () => settlePayment(ctx.db, asked, answer ?? { outcome: "pending" }, ctx.config.actionDeadlineMs));
-  const cancel = () => ask(ctx, gateway, gate, "cancel", () => around("gateway.cancel", () => gateway.cancel(mine.reference)));
+    around("reconcile.outcome", () =>
+      settlePayment(ctx.db, asked, answer ?? { outcome: "pending" }, ctx.config.actionDeadlineMs),
+    );
+  const cancel = () =>
+    ask(ctx, gateway, gate, "cancel", () => around("gateway.cancel", () => gateway.cancel(mine.reference)));
 
-  const said = await ask(ctx, gateway, gate, "lookUp", () => around("gateway.lookUp", () => gateway.lookUp(mine.reference)));
+  const said = await ask(ctx, gateway, gate, "lookUp", () =>
+    around("gateway.lookUp", () => gateway.lookUp(mine.reference)),
+  );
   const pastDeadline = mine.actionDeadline !== null && mine.actionDeadline.getTime() < Date.now();
   if (said?.outcome === "action_required" && pastDeadline) {
     // Close the door before releasing; captured meanwhile answers "not cancelled" and the next look finds it.
@@ -117,7 +122,15 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
   const patient = Date.now() - mine.queuedAt.getTime() < ctx.config.payWaitMsMax;
   if (mine.sends < SENDS_MAX && patient && !pastDeadline) {
     const again = await takeOver(ctx.db, mine.reference, mine.fence, leaseMs, true);
-    return again && settle(again, await ask(ctx, gateway, gate, "charge", () => around("gateway.chargeAgain", () => gateway.charge(chargeRequest(again)))));
+    return (
+      again &&
+      settle(
+        again,
+        await ask(ctx, gateway, gate, "charge", () =>
+          around("gateway.chargeAgain", () => gateway.charge(chargeRequest(again))),
+        ),
+      )
+    );
   }
   return settle(mine, await cancel());
 }
@@ -170,7 +183,9 @@ async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
   const references = captured.map((p) => p.reference);
   const recorded = await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, references)));
   ctx.work.emit("outbox");
-  await followPayments(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
+  await followPayments(ctx, captured).catch((error) =>
+    ctx.log.debug({ err: error }, "holds follow when Redis is back"),
+  );
   return recorded;
 }
 
@@ -180,7 +195,8 @@ async function followPaying(ctx: Context, sale: Sale): Promise<number> {
   const before = Date.now() + sale.clockAheadMs - SETTLED_MS;
   const old = await ctx.redis.client.zrange(paying, "-inf", String(before), "BYSCORE");
   let followed = 0;
-  for (let from = 0; from < old.length; from += BATCH_MAX) followed += await followSome(ctx, sale, old.slice(from, from + BATCH_MAX));
+  for (let from = 0; from < old.length; from += BATCH_MAX)
+    followed += await followSome(ctx, sale, old.slice(from, from + BATCH_MAX));
   return followed;
 }
 
@@ -219,7 +235,9 @@ async function followHonoured(ctx: Context): Promise<void> {
   const rows = await ctx.db
     .select()
     .from(payments)
-    .where(and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))))
+    .where(
+      and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))),
+    )
     .limit(BATCH_MAX);
   await followPayments(ctx, rows);
 }
@@ -269,7 +287,9 @@ async function refund(ctx: Context): Promise<number> {
   for (const { payment: p, order } of due) {
     const gateway = ctx.gateways.get(p.gateway);
     if (!gateway) continue;
-    const answer = await ask(ctx, gateway, ctx.gates.get(p.gateway), "refund", () => around("gateway.refund", () => gateway.refund(p.reference, p.amount)));
+    const answer = await ask(ctx, gateway, ctx.gates.get(p.gateway), "refund", () =>
+      around("gateway.refund", () => gateway.refund(p.reference, p.amount)),
+    );
     if (answer?.outcome !== "refunded") {
       await ctx.db
         .update(payments)
@@ -289,11 +309,23 @@ async function refund(ctx: Context): Promise<number> {
         await tx.update(orders).set({ status: "refunded", refundedAt: sql`now()` }).where(eq(orders.id, order.id));
         if (restock) await unclaimUnits(tx, p.saleId, p.lines);
         // The customer's paid units end with the refund, whether or not the goods go back on sale.
-        const move = { saleId: p.saleId, reason: `refund of ${order.id}`, orderId: order.id, customerId: p.customerId, state: "granted" as const };
+        const move = {
+          saleId: p.saleId,
+          reason: `refund of ${order.id}`,
+          orderId: order.id,
+          customerId: p.customerId,
+          state: "granted" as const,
+        };
         for (const l of p.lines) {
           await tx
             .insert(stockMoves)
-            .values({ ...move, id: `rf_${p.reference}_${l.sku}`, sku: l.sku, delta: restock ? l.quantity : 0, customerUnits: l.quantity })
+            .values({
+              ...move,
+              id: `rf_${p.reference}_${l.sku}`,
+              sku: l.sku,
+              delta: restock ? l.quantity : 0,
+              customerUnits: l.quantity,
+            })
             .onConflictDoNothing();
         }
       }),
@@ -331,7 +363,12 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
 async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
   const sale = await ctx.sales.get(p.saleId);
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
-    const pin = { key: p.reservationKey, customerId: p.customerId, reference: p.reference, referenceBefore: p.reference };
+    const pin = {
+      key: p.reservationKey,
+      customerId: p.customerId,
+      reference: p.reference,
+      referenceBefore: p.reference,
+    };
     // The claim holds only in the Redis that has the pin (rule I).
     let epoch = 0;
     const { results } = await around("late.pin", () =>
@@ -342,14 +379,26 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
     );
     // Neither yes nor no yet: the walk comes back to this charge.
     if (results[0]?.outcome === "PAUSED") throw new Unavailable("payments are paused; late money waits");
-    const honoured = results[0]?.outcome === "PAYING" && (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, epoch)));
+    const honoured =
+      results[0]?.outcome === "PAYING" &&
+      (await around("late.claim", () => claimLate(ctx.db, p.reference, c.id, p.saleId, epoch)));
     if (honoured) {
-      ctx.log.warn({ reference: p.reference }, "captured after its payment had ended, while its hold still lived: honoured");
+      ctx.log.warn(
+        { reference: p.reference },
+        "captured after its payment had ended, while its hold still lived: honoured",
+      );
       return followPayments(ctx, [honoured]);
     }
   }
   ctx.log.error({ reference: p.reference }, "captured after its payment had ended: it is refunded");
-  const refund = { state: "refunding" as const, chargeId: c.id, gateway: gateway.name, amount: c.amount, currency: c.currency, late: true };
+  const refund = {
+    state: "refunding" as const,
+    chargeId: c.id,
+    gateway: gateway.name,
+    amount: c.amount,
+    currency: c.currency,
+    late: true,
+  };
   await around("late.refund", async () =>
     ctx.db
       .update(payments)
@@ -377,19 +426,36 @@ async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
     } else if (!p && saleNoOfReservation(c.reservationId) !== null) {
       await ctx.db
         .insert(strayCharges)
-        .values({ gateway: gateway.name, reference: c.reference, chargeId: c.id, reservationId: c.reservationId, amount: c.amount, currency: c.currency })
+        .values({
+          gateway: gateway.name,
+          reference: c.reference,
+          chargeId: c.id,
+          reservationId: c.reservationId,
+          amount: c.amount,
+          currency: c.currency,
+        })
         .onConflictDoNothing();
       stray++;
     }
   }
   // A page that is not full is read again: the gateway's newest charges may still change their state.
-  if (page.next && page.charges.length === LIST_PAGE) await ctx.db.update(gates).set({ listCursor: page.next }).where(eq(gates.gateway, gateway.name));
+  if (page.next && page.charges.length === LIST_PAGE)
+    await ctx.db.update(gates).set({ listCursor: page.next }).where(eq(gates.gateway, gateway.name));
   return stray;
 }
 
 /** One bounded round over everything; `walk`: also over what is seldom found open. A step that fails leaves the others to run; its error is logged and thrown at the end. */
 export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promise<Reconciled> {
-  const done: Reconciled = { lookedUp: 0, ordersRecorded: 0, holdsFollowed: 0, requeued: 0, waitedTooLong: 0, refunds: 0, movesFinished: 0, strayCharges: 0 };
+  const done: Reconciled = {
+    lookedUp: 0,
+    ordersRecorded: 0,
+    holdsFollowed: 0,
+    requeued: 0,
+    waitedTooLong: 0,
+    refunds: 0,
+    movesFinished: 0,
+    strayCharges: 0,
+  };
   const errors: unknown[] = [];
   const step = async (f: () => Promise<Partial<Reconciled>>) => {
     try {
@@ -415,7 +481,8 @@ export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promis
   await step(() => requeue(ctx));
   await step(async () => ({ refunds: await refund(ctx) }));
   await step(async () => ({ movesFinished: await finishMoves(ctx) }));
-  if (walk) for (const g of ctx.gateways.values()) await step(async () => ({ strayCharges: await walkCharges(ctx, g) }));
+  if (walk)
+    for (const g of ctx.gateways.values()) await step(async () => ({ strayCharges: await walkCharges(ctx, g) }));
   if (errors.length > 0) throw errors[0];
   return done;
 }

@@ -8,7 +8,15 @@ import { around } from "../crash.ts";
 import type { Gate, Permit } from "../gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
 import { CHANGES_CHANNEL } from "../keys.ts";
-import { cancelQueued, claimAtOnce, claimForSending, findPayment, NO_UNITS, type Payment, settlePayment } from "../payments.ts";
+import {
+  cancelQueued,
+  claimAtOnce,
+  claimForSending,
+  findPayment,
+  NO_UNITS,
+  type Payment,
+  settlePayment,
+} from "../payments.ts";
 import { gates, payments } from "../schema.ts";
 import { followPayments } from "./confirm.ts";
 
@@ -34,7 +42,8 @@ export async function askGateway(
   }
   const callMs = performance.now() - began;
   ctx.metrics.gatewayCalls.observe({ gateway: gateway.name, kind, answer: answer.outcome }, callMs / 1000);
-  if (answer.outcome === "unknown" || answer.outcome === "not_done") ctx.log.warn({ gateway: gateway.name, kind, ...answer }, "gateway");
+  if (answer.outcome === "unknown" || answer.outcome === "not_done")
+    ctx.log.warn({ gateway: gateway.name, kind, ...answer }, "gateway");
   return { answer, callMs };
 }
 
@@ -57,7 +66,8 @@ export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000)
         return;
       }
       failures++;
-      if (failures >= failuresMax) openUntil = performance.now() + Math.min(waitMs * 2 ** (failures - failuresMax), waitMsMax);
+      if (failures >= failuresMax)
+        openUntil = performance.now() + Math.min(waitMs * 2 ** (failures - failuresMax), waitMsMax);
     },
     /** How long to wait before the next call, ms. */
     waitMs: () => Math.max(0, openUntil - performance.now()),
@@ -68,7 +78,13 @@ export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000)
 export type Breaker = ReturnType<typeof makeBreaker>;
 
 /** The payment at the head of the line, under its permit. */
-export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit: Permit, breaker?: Breaker): Promise<void> {
+export async function charge(
+  ctx: Context,
+  gateway: Gateway,
+  gate: Gate,
+  permit: Permit,
+  breaker?: Breaker,
+): Promise<void> {
   const payment = await findPayment(ctx.db, permit.reference);
   const sale = payment && (await ctx.sales.get(payment.saleId));
   if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
@@ -78,7 +94,9 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
   }
   // Rule E, first check. Not sent: reconcile puts the payment back in line.
   if (!permit.covers()) return gate.settle(permit, null, null);
-  const claim = await around("charge.claim", () => claimForSending(ctx.db, payment.reference, sale.epoch, ctx.config.gatewayLeaseMs));
+  const claim = await around("charge.claim", () =>
+    claimForSending(ctx.db, payment.reference, sale.epoch, ctx.config.gatewayLeaseMs),
+  );
   switch (claim.outcome) {
     case "NO_UNITS":
       ctx.log.error({ reference: payment.reference }, "no unit to claim: the hold is released and nobody was charged");
@@ -93,13 +111,18 @@ export async function charge(ctx: Context, gateway: Gateway, gate: Gate, permit:
       // Rule E, second check: claimed but not sent; reconcile closes the door and gives the hold back.
       if (!permit.covers()) return gate.settle(permit, null, null);
   }
-  const { answer, callMs } = await askGateway(ctx, gateway, "charge", () => around("gateway.charge", () => gateway.charge(chargeRequest(claim.payment))));
+  const { answer, callMs } = await askGateway(ctx, gateway, "charge", () =>
+    around("gateway.charge", () => gateway.charge(chargeRequest(claim.payment))),
+  );
   breaker?.heard(answer);
   ctx.metrics.outcomes.inc({ stage: "charge", outcome: answer.outcome });
   // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
-  const stored = await around("charge.outcome", () => settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs));
+  const stored = await around("charge.outcome", () =>
+    settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs),
+  );
   await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
-  if (stored.state === "action_required" || stored.state === "unknown") await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
+  if (stored.state === "action_required" || stored.state === "unknown")
+    await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
 
 /** Shown in the cockpit and in /metrics, on whichever process they are read. */
@@ -138,7 +161,9 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
     });
     if (typeof got === "object" && "token" in got) {
       const one: Promise<void> = charge(ctx, gateway, gate, got, breaker)
-        .catch((error) => ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"))
+        .catch((error) =>
+          ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"),
+        )
         .finally(() => running.delete(one));
       running.add(one);
       continue;

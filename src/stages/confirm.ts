@@ -24,28 +24,47 @@ export async function followPayments(ctx: Context, payments: PaymentOutcome[]): 
         graceMs: ctx.config.retryGraceMs,
         to: p.declineCode === NO_UNITS ? ("released" as const) : ("held" as const),
       }));
-      const { results } = await around("decline.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests)));
+      const { results } = await around("decline.redis", () =>
+        ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests)),
+      );
       for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
     }
   }
 }
 
-async function confirmCaptured(ctx: Context, sale: Sale, captured: PaymentOutcome[], mayPinAgain: boolean): Promise<void> {
+async function confirmCaptured(
+  ctx: Context,
+  sale: Sale,
+  captured: PaymentOutcome[],
+  mayPinAgain: boolean,
+): Promise<void> {
   const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
-  const { results } = await around("confirm.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)));
+  const { results } = await around("confirm.redis", () =>
+    ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)),
+  );
   const unpinned: Array<{ payment: PaymentOutcome; customerId: string }> = [];
   results.forEach((r, i) => {
     const payment = captured[i] as PaymentOutcome;
     ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
     if (r.outcome === "CONFIRMED") return;
     // A capture that came late was honoured, and a decline of before reached the hold in between: it has its grace, and is pinned again.
-    if (r.outcome === "OTHER_PAYMENT" && r.hold.state === "held" && r.hold.reference === payment.reference && mayPinAgain)
+    if (
+      r.outcome === "OTHER_PAYMENT" &&
+      r.hold.state === "held" &&
+      r.hold.reference === payment.reference &&
+      mayPinAgain
+    )
       unpinned.push({ payment, customerId: r.hold.customerId });
     // The order does not depend on the hold: reconcile records it from the payment's snapshot.
     else ctx.log.warn({ reference: payment.reference, outcome: r.outcome }, "captured, but the hold speaks otherwise");
   });
   if (unpinned.length === 0) return;
-  const pins = unpinned.map(({ payment: p, customerId }) => ({ key: p.reservationKey, customerId, reference: p.reference, referenceBefore: p.reference }));
+  const pins = unpinned.map(({ payment: p, customerId }) => ({
+    key: p.reservationKey,
+    customerId,
+    reference: p.reference,
+    referenceBefore: p.reference,
+  }));
   await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, pins));
   await confirmCaptured(
     ctx,

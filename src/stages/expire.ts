@@ -10,7 +10,9 @@ const ROUNDS_MAX = 50;
 export async function expireOnce(ctx: Context, sale: Sale): Promise<number> {
   let total = 0;
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    const { results } = await around("expire.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.expire(s, BATCH_MAX)));
+    const { results } = await around("expire.redis", () =>
+      ctx.sales.call(sale, (s) => ctx.scripts.expire(s, BATCH_MAX)),
+    );
     const n = results[0] ?? 0;
     total += n;
     if (n < BATCH_MAX) break;

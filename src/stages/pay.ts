@@ -97,7 +97,12 @@ export function payStage(ctx: Context) {
 
   async function attempt(sale: Sale, r: PayRequest, referenceBefore: string, tries: number): Promise<Paid> {
     const reference = makeReference(Date.now());
-    const { result, clock, epoch } = await pin(sale, { key: r.key, customerId: r.customerId, reference, referenceBefore });
+    const { result, clock, epoch } = await pin(sale, {
+      key: r.key,
+      customerId: r.customerId,
+      reference,
+      referenceBefore,
+    });
     switch (result.outcome) {
       case "PAUSED":
       case "LOST":

@@ -21,7 +21,14 @@ export interface JournalEntry {
   epoch: number;
   seq: number;
   atMs: number;
-  transitions: Array<{ key: string; letter: string; deadlineMs: number; reference: string; lines: string; customerId: string }>;
+  transitions: Array<{
+    key: string;
+    letter: string;
+    deadlineMs: number;
+    reference: string;
+    lines: string;
+    customerId: string;
+  }>;
 }
 
 type RawEntry = [id: string, fields: string[] | null];
@@ -33,12 +40,21 @@ class NewerEntry extends Error {}
 export function parseEntry([id, fields]: RawEntry): JournalEntry {
   const f: Record<string, string> = {};
   for (let i = 0; fields && i < fields.length; i += 2) f[fields[i] as string] = fields[i + 1] as string;
-  if (Number(f.v) > Number(JOURNAL_VERSION)) throw new NewerEntry(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
+  if (Number(f.v) > Number(JOURNAL_VERSION))
+    throw new NewerEntry(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
   if (f.v !== JOURNAL_VERSION) throw new Error(`journal entry of version ${f.v} is not known`);
   const transitions = (f.b ?? "").split("\n").map((line) => {
     const m = /^([A-Za-z0-9_-]{22})\|([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.+)$/s.exec(line);
     if (!m) throw new Error("a journal line cannot be read");
-    const [, key, letter, deadline, reference, lines, customerId] = m as unknown as [string, string, string, string, string, string, string];
+    const [, key, letter, deadline, reference, lines, customerId] = m as unknown as [
+      string,
+      string,
+      string,
+      string,
+      string,
+      string,
+      string,
+    ];
     return { key, letter, deadlineMs: Number(deadline), reference, lines, customerId };
   });
   return { id, epoch: Number(f.e), seq: Number(f.s), atMs: Number(f.t), transitions };
@@ -115,7 +131,8 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   return row?.recorded ?? 0;
 }
 
-const isDataError = (error: unknown) => /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
+const isDataError = (error: unknown) =>
+  /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
 
 export function persistStage(ctx: Context, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
@@ -213,9 +230,9 @@ export function persistStage(ctx: Context, consumer: string) {
       reclaim.from = next;
       if (raw.length > 0) return work(sale, raw);
     }
-    const read = (await withGroup(ctx, journal, () => client.xreadgroup("GROUP", GROUP, consumer, "COUNT", ENTRIES_MAX, "STREAMS", journal, ">"))) as Array<
-      [string, RawEntry[]]
-    > | null;
+    const read = (await withGroup(ctx, journal, () =>
+      client.xreadgroup("GROUP", GROUP, consumer, "COUNT", ENTRIES_MAX, "STREAMS", journal, ">"),
+    )) as Array<[string, RawEntry[]]> | null;
     const raw = read?.[0]?.[1] ?? [];
     return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));
   };

@@ -30,7 +30,9 @@ export function reserveStage(ctx: Context) {
     if (!reserve) {
       reserve = coalesce<ReserveRequest, Reserved>(
         async (batch) => {
-          const answer = await around("reserve.redis", () => ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, limits, batch)));
+          const answer = await around("reserve.redis", () =>
+            ctx.sales.call(sale, (s) => ctx.scripts.reserve(s, limits, batch)),
+          );
           return answer.results.map((result) => ({ result, clock: answer }));
         },
         { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },

@@ -19,9 +19,16 @@ export interface TopupFigures {
   held: number;
   claimed: number;
 }
-export type Topup = { outcome: "DONE"; figures: TopupFigures; replayed: boolean } | { outcome: "BELOW_COMMITTED"; free: number } | { outcome: "MISMATCH" };
+export type Topup =
+  | { outcome: "DONE"; figures: TopupFigures; replayed: boolean }
+  | { outcome: "BELOW_COMMITTED"; free: number }
+  | { outcome: "MISMATCH" };
 
-export async function topUp(ctx: Context, sale: Sale, r: { sku: string; delta: number; reason: string; idempotencyKey: string }): Promise<Topup> {
+export async function topUp(
+  ctx: Context,
+  sale: Sale,
+  r: { sku: string; delta: number; reason: string; idempotencyKey: string },
+): Promise<Topup> {
   const id = `mv_${nanoid()}`;
   const { move, replayed } = await around("topup.row", () =>
     ctx.db.transaction(async (tx) => {
@@ -71,7 +78,13 @@ export async function finishMove(
   const { results } = await around("topup.redis", () =>
     ctx.sales.call(sale, (s) => {
       epoch = s.epoch;
-      return ctx.scripts.topup(s, { id: move.id, sku: move.sku, delta: move.delta, customerId: move.customerId ?? "", units: move.customerUnits });
+      return ctx.scripts.topup(s, {
+        id: move.id,
+        sku: move.sku,
+        delta: move.delta,
+        customerId: move.customerId ?? "",
+        units: move.customerUnits,
+      });
     }),
   );
   const applied = results[0];
@@ -84,9 +97,17 @@ export async function finishMove(
   } else {
     await around("topup.done", () =>
       ctx.db.transaction(async (tx) => {
-        const [row] = await tx.select({ state: stockMoves.state }).from(stockMoves).where(eq(stockMoves.id, move.id)).for("update");
+        const [row] = await tx
+          .select({ state: stockMoves.state })
+          .from(stockMoves)
+          .where(eq(stockMoves.id, move.id))
+          .for("update");
         if (row?.state === "pending") {
-          const [stands] = await tx.select({ epoch: epochs.epoch }).from(epochs).where(eq(epochs.saleId, sale.id)).for("share");
+          const [stands] = await tx
+            .select({ epoch: epochs.epoch })
+            .from(epochs)
+            .where(eq(epochs.saleId, sale.id))
+            .for("share");
           if (stands?.epoch !== epoch) return; // Redis was replaced: the units are to be taken again
           await grant(tx, sale.id, move.sku, move.delta);
         }

@@ -35,7 +35,11 @@ async function make(): Promise<Assets> {
   const scriptOf = (name: string) => built.outputFiles.find((f) => f.path.endsWith(`/${name}`))?.text ?? "";
   const asset = (name: AssetName, body: string): Asset => {
     const [stem, ending] = name.split(".") as [string, keyof typeof TYPES];
-    return { body, type: TYPES[ending], path: `/assets/${stem}-${hash("sha1", body, "base64url").slice(0, 10)}.${ending}` };
+    return {
+      body,
+      type: TYPES[ending],
+      path: `/assets/${stem}-${hash("sha1", body, "base64url").slice(0, 10)}.${ending}`,
+    };
   };
   return {
     "shop.js": asset("shop.js", scriptOf("shop.js")),

@@ -16,7 +16,8 @@ const WORDS = {
     noBalance: "The books do not balance.",
     stock: "Stock: granted = free + held + claimed",
     stockHeads: ["Item", "Granted", "Free", "Held", "Claimed", "Sold", "Difference"],
-    units: "Where every unit went: opening stock + top-ups = sold + refunded and not put back + in payment + held + free",
+    units:
+      "Where every unit went: opening stock + top-ups = sold + refunded and not put back + in payment + held + free",
     unitHeads: [
       ...["Item", "Opening", "Top-ups", "Sold", "Refunded, not put back", "In payment", "Held", "Free"],
       ...["of these put back after a refund", "Unexplained"],
@@ -50,8 +51,21 @@ const WORDS = {
       ...["うち返金後に在庫へ戻した数", "説明のつかない数"],
     ],
     money: "請求・注文・メール",
-    questions: ["説明のつかない点数", "注文のない請求", "二重に請求された予約", "注文と金額の違う請求", "請求のない注文", "注文のないメール"],
-    figures: ["請求（返金を除く）", "返金済みの請求", "記録された注文", "メール 送信済み / 待ち / 拒否", "未完了: 支払い中 / うち不明 / 返金中 / ジャーナル"],
+    questions: [
+      "説明のつかない点数",
+      "注文のない請求",
+      "二重に請求された予約",
+      "注文と金額の違う請求",
+      "請求のない注文",
+      "注文のないメール",
+    ],
+    figures: [
+      "請求（返金を除く）",
+      "返金済みの請求",
+      "記録された注文",
+      "メール 送信済み / 待ち / 拒否",
+      "未完了: 支払い中 / うち不明 / 返金中 / ジャーナル",
+    ],
   },
 };
 
@@ -125,7 +139,10 @@ const CertificatePage: FC<{ language: Language; sale: Sale; audit: Audit }> = ({
           <tbody>
             {a.items.map((i) => (
               <tr>
-                <Row label={i.name} cells={[i.opening, i.toppedUp, i.sold, i.notPutBack, i.inPayment, i.held, i.free, i.putBack]} />
+                <Row
+                  label={i.name}
+                  cells={[i.opening, i.toppedUp, i.sold, i.notPutBack, i.inPayment, i.held, i.free, i.putBack]}
+                />
                 <Count n={i.opening + i.toppedUp - i.sold - i.notPutBack - i.inPayment - i.held - i.free} />
               </tr>
             ))}

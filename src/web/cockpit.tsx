@@ -32,9 +32,11 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
     </>
   );
   /** Behind a proxy that ends TLS, the cookie must not travel without it. */
-  const isSecure = (c: Http) => ctx.config.trustedProxies > 0 && headerOf(incomingOf(c).headers, "x-forwarded-proto") === "https";
+  const isSecure = (c: Http) =>
+    ctx.config.trustedProxies > 0 && headerOf(incomingOf(c).headers, "x-forwarded-proto") === "https";
   const fromHere = (c: Http) => {
-    if (!isOfThisSite(c.req.method, incomingOf(c).headers)) throw new Problem("UNAUTHENTICATED", "this form belongs to another site");
+    if (!isOfThisSite(c.req.method, incomingOf(c).headers))
+      throw new Problem("UNAUTHENTICATED", "this form belongs to another site");
   };
 
   /** The page for who is signed in, else the sign-in. */
@@ -49,10 +51,19 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
     return show();
   }
   const signIn = (c: Http, state: "" | "wrong" | "disabled") =>
-    page(c, routes, { title: (w) => `${w.cockpit} – Fukubukuro`, home, status: state === "wrong" ? 401 : 200 }, (look) => <SignIn look={look} state={state} />);
+    page(
+      c,
+      routes,
+      { title: (w) => `${w.cockpit} – Fukubukuro`, home, status: state === "wrong" ? 401 : 200 },
+      (look) => <SignIn look={look} state={state} />,
+    );
 
   app.get("/admin", (c) =>
-    behind(c, () => page(c, routes, { title: (w) => `${w.cockpit} – Fukubukuro`, script: "cockpit.js", menu, home }, (look) => <Cockpit look={look} />)),
+    behind(c, () =>
+      page(c, routes, { title: (w) => `${w.cockpit} – Fukubukuro`, script: "cockpit.js", menu, home }, (look) => (
+        <Cockpit look={look} />
+      )),
+    ),
   );
   app.get("/admin/new", (c) =>
     behind(c, () =>
@@ -98,7 +109,14 @@ const SignIn: FC<{ look: Look; state: "" | "wrong" | "disabled" }> = ({ look: { 
         )}
         <p class="field">
           <label for="token">{w.adminToken}</label>
-          <input id="token" name="token" type="password" autocomplete="current-password" required aria-describedby="token-hint" />
+          <input
+            id="token"
+            name="token"
+            type="password"
+            autocomplete="current-password"
+            required
+            aria-describedby="token-hint"
+          />
           <small id="token-hint">{w.adminTokenHint}</small>
         </p>
         <p class="buttons">
@@ -269,10 +287,19 @@ const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
   </main>
 );
 
-const Field: FC<{ name: string; label: string; type?: string; value?: string; required?: boolean; min?: number }> = (f) => (
+const Field: FC<{ name: string; label: string; type?: string; value?: string; required?: boolean; min?: number }> = (
+  f,
+) => (
   <p class="field">
     <label for={f.name}>{f.label}</label>
-    <input id={f.name} name={f.name} type={f.type ?? "text"} value={f.value} required={f.required === true} min={f.min} />
+    <input
+      id={f.name}
+      name={f.name}
+      type={f.type ?? "text"}
+      value={f.value}
+      required={f.required === true}
+      min={f.min}
+    />
   </p>
 );
 

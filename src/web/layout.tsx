@@ -30,7 +30,8 @@ export interface Look {
 /** `?lang=` (kept in a cookie from then on), else the cookie, else `Accept-Language`. */
 function languageOf(c: Http): { language: Language; cookie: string | null } {
   const asked = c.req.query("lang");
-  if (asked === "ja" || asked === "en") return { language: asked, cookie: `${LANGUAGE_COOKIE}=${asked}; Path=/; Max-Age=${YEAR_S}; SameSite=Lax` };
+  if (asked === "ja" || asked === "en")
+    return { language: asked, cookie: `${LANGUAGE_COOKIE}=${asked}; Path=/; Max-Age=${YEAR_S}; SameSite=Lax` };
   const kept = getCookie(c, LANGUAGE_COOKIE);
   if (kept === "ja" || kept === "en") return { language: kept, cookie: null };
   return { language: preferredLanguage(headerOf(incomingOf(c).headers, "accept-language")), cookie: null };

@@ -9,7 +9,11 @@ import type { Look } from "./layout.tsx";
 /** A mail's HTML is shown in a frame of its own that may run nothing and load nothing. */
 export const MAIL_CSP = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'self'";
 
-export const MailsPage: FC<{ look: Look; mails: StoredMail[]; sales: Sale[] }> = ({ look: { w, language }, mails, sales }) => (
+export const MailsPage: FC<{ look: Look; mails: StoredMail[]; sales: Sale[] }> = ({
+  look: { w, language },
+  mails,
+  sales,
+}) => (
   <main id="main" class="wide">
     <h1>{w.mailbox}</h1>
     <p>{w.mailboxLead(mails.length)}</p>
@@ -46,11 +50,11 @@ export const MailsPage: FC<{ look: Look; mails: StoredMail[]; sales: Sale[] }> =
   </main>
 );
 
-export const MailPage: FC<{ look: Look; mail: Pick<StoredMail, "subject" | "text"> & { about: string }; htmlHref: string }> = ({
-  look: { w },
-  mail,
-  htmlHref,
-}) => (
+export const MailPage: FC<{
+  look: Look;
+  mail: Pick<StoredMail, "subject" | "text"> & { about: string };
+  htmlHref: string;
+}> = ({ look: { w }, mail, htmlHref }) => (
   <main id="main" class="wide">
     <p>
       <a href="/mails">{w.mailbox}</a>
@@ -66,12 +70,24 @@ export const MailPage: FC<{ look: Look; mail: Pick<StoredMail, "subject" | "text
 
 /** The mail of an order of one of each of the first items, with the sale's own texts. */
 export function previewOf(sale: Sale, language: string): { subject: string; text: string; html: string } {
-  const lines = [...sale.items.values()].slice(0, 3).map((i) => ({ sku: i.sku, name: i.name, unitPrice: i.unitPrice, quantity: 1 }));
+  const lines = [...sale.items.values()]
+    .slice(0, 3)
+    .map((i) => ({ sku: i.sku, name: i.name, unitPrice: i.unitPrice, quantity: 1 }));
   const amount = lines.reduce((sum, l) => sum + l.unitPrice * l.quantity, sale.shippingFee);
   const order = {
-    ...{ id: "ord_PREVIEW", amount, currency: sale.currency, gateway: sale.gateways[0] ?? "sandbox", confirmedAt: new Date(), lines },
+    ...{
+      id: "ord_PREVIEW",
+      amount,
+      currency: sale.currency,
+      gateway: sale.gateways[0] ?? "sandbox",
+      confirmedAt: new Date(),
+      lines,
+    },
     contact: { name: "山田 花", email: "hana@example.jp" },
-    shipTo: { postalCode: "150-0001", address: language === "ja" ? "東京都渋谷区神宮前 1-2-3" : "1-2-3 Jingumae, Shibuya, Tokyo" },
+    shipTo: {
+      postalCode: "150-0001",
+      address: language === "ja" ? "東京都渋谷区神宮前 1-2-3" : "1-2-3 Jingumae, Shibuya, Tokyo",
+    },
   };
   return confirmationMail(order, sale, language);
 }

@@ -76,7 +76,11 @@ function shopRoutes(ctx: Context, routes: Routes): void {
   app.post("/demo/shopper", (c) => {
     const customerId = `demo-${nanoid(12)}`;
     const secret = ctx.config.shopperTokenSecrets?.[0] as string;
-    return routes.json(c, 201, { customerId, token: signShopperToken(secret, customerId, SHOPPER_MS), untilMs: Date.now() + SHOPPER_MS - 60_000 });
+    return routes.json(c, 201, {
+      customerId,
+      token: signShopperToken(secret, customerId, SHOPPER_MS),
+      untilMs: Date.now() + SHOPPER_MS - 60_000,
+    });
   });
 }
 
@@ -88,10 +92,13 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
     if (!mail) throw new Problem("NOT_FOUND", "no such mail");
     return mail;
   };
-  const html = (c: Http, body: string) => send(c, 200, body, { "content-type": HTML, "content-security-policy": MAIL_CSP });
+  const html = (c: Http, body: string) =>
+    send(c, 200, body, { "content-type": HTML, "content-security-policy": MAIL_CSP });
   app.get("/mails", async (c) => {
     const [mails, sales] = [await mailbox.list(), await ctx.sales.all()];
-    return page(c, routes, { title: (w) => w.mailbox, menu }, (look) => <MailsPage look={look} mails={mails} sales={sales} />);
+    return page(c, routes, { title: (w) => w.mailbox, menu }, (look) => (
+      <MailsPage look={look} mails={mails} sales={sales} />
+    ));
   });
   const preview = async (c: Http) => {
     const sale = await findSale(ctx, c.req.param("saleId"));
@@ -100,10 +107,16 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
   app.get("/mails/preview/:saleId", async (c) => {
     const { sale, mailIn } = await preview(c);
     return page(c, routes, { title: (w) => w.mailPreview, menu }, (look) => (
-      <MailPage look={look} mail={{ ...mailIn(look.language), about: sale.name }} htmlHref={`/mails/preview/${sale.id}/html?lang=${look.language}`} />
+      <MailPage
+        look={look}
+        mail={{ ...mailIn(look.language), about: sale.name }}
+        htmlHref={`/mails/preview/${sale.id}/html?lang=${look.language}`}
+      />
     ));
   });
-  app.get("/mails/preview/:saleId/html", async (c) => html(c, (await preview(c)).mailIn(c.req.query("lang") ?? "en").html));
+  app.get("/mails/preview/:saleId/html", async (c) =>
+    html(c, (await preview(c)).mailIn(c.req.query("lang") ?? "en").html),
+  );
   app.get("/mails/:id", async (c) => {
     const mail = await mailOf(c);
     const about = `${mail.to} · ${mail.at} · ${mail.messageId}`;
@@ -116,7 +129,11 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
 
 function docsRoutes({ app, send }: Routes): void {
   const ui = dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
-  const files: Record<string, string> = { "swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "favicon-32x32.png": "image/png" };
+  const files: Record<string, string> = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+  };
   app.get("/docs", (c) =>
     send(
       c,
@@ -129,6 +146,9 @@ function docsRoutes({ app, send }: Routes): void {
     if (c.req.param("file") === "init.js") return send(c, 200, DOCS_INIT, { "content-type": "text/javascript" });
     const type = files[c.req.param("file")];
     if (!type) throw new Problem("NOT_FOUND");
-    return send(c, 200, await readFile(join(ui, c.req.param("file"))), { "content-type": type, "cache-control": "public, max-age=3600" });
+    return send(c, 200, await readFile(join(ui, c.req.param("file"))), {
+      "content-type": type,
+      "cache-control": "public, max-age=3600",
+    });
   });
 }

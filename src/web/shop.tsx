@@ -80,12 +80,27 @@ const Held: FC<{ look: Look; name: string }> = ({ look: { w }, name }) => (
   </div>
 );
 
-const Field: FC<{ look: Look; name: string; label: string; type?: string; autocomplete: string; required?: boolean; max: number }> = (f) => (
+const Field: FC<{
+  look: Look;
+  name: string;
+  label: string;
+  type?: string;
+  autocomplete: string;
+  required?: boolean;
+  max: number;
+}> = (f) => (
   <p class="field">
     <label for={f.name}>
       {f.label} <small>{f.required ? f.look.w.required : f.look.w.optional}</small>
     </label>
-    <input id={f.name} name={f.name} type={f.type ?? "text"} autocomplete={f.autocomplete} maxlength={f.max} required={f.required === true} />
+    <input
+      id={f.name}
+      name={f.name}
+      type={f.type ?? "text"}
+      autocomplete={f.autocomplete}
+      maxlength={f.max}
+      required={f.required === true}
+    />
   </p>
 );
 
@@ -172,9 +187,11 @@ const Review: FC<Props> = ({ look, sale }) => {
         <Row label={w.period}>{w.periodUntil(until, sale.maxUnitsPerCustomer)}</Row>
         {terms?.notes && <Row label={w.notes}>{own(terms.notes)}</Row>}
         <Row label={w.seller}>
-          {[own(shop?.name), inLanguage(shop?.address, language), shop?.phone, shop?.email].filter(Boolean).map((line) => (
-            <span class="line">{line}</span>
-          ))}
+          {[own(shop?.name), inLanguage(shop?.address, language), shop?.phone, shop?.email]
+            .filter(Boolean)
+            .map((line) => (
+              <span class="line">{line}</span>
+            ))}
           {shop?.invoiceNumber && <span class="line">{`${w.invoiceNumber}: ${shop.invoiceNumber}`}</span>}
         </Row>
       </dl>

@@ -15,7 +15,10 @@ const commonJa = {
   email: "メールアドレス",
   phone: "電話番号",
   payment: "お支払い方法",
-  gateways: { sandbox: "カード（サンドボックス決済・実際の請求はありません）", cod: "代金引換" } as Record<string, string>,
+  gateways: { sandbox: "カード（サンドボックス決済・実際の請求はありません）", cod: "代金引換" } as Record<
+    string,
+    string
+  >,
   paymentTime: "お支払いの方法・時期",
   delivery: "商品の引き渡し時期",
   cancellation: "キャンセル・返品・交換",
@@ -100,14 +103,16 @@ const shopJa = {
   released: "取り置きを解除しました。",
   // ---- storefront: the last step (特定商取引法) ----
   review: "ご注文内容の最終確認",
-  reviewLead: "以下の内容でよろしければ「注文を確定して支払う」を押してください。押すと、ご注文が確定し、お支払い義務が生じます。",
+  reviewLead:
+    "以下の内容でよろしければ「注文を確定して支払う」を押してください。押すと、ご注文が確定し、お支払い義務が生じます。",
   items: "商品・数量・価格",
   paymentTimes: {
     sandbox: "カード: ご注文の確定時に請求されます。",
     cod: "代金引換: 商品のお届け時に、配送員へお支払いください。",
   } as Record<string, string>,
   period: "お申し込みの期間",
-  periodUntil: (until: string, limit: number) => `${until} まで（数量限定・お一人様 ${limit} 点まで。確保した商品は上記の残り時間内にお支払いください）`,
+  periodUntil: (until: string, limit: number) =>
+    `${until} まで（数量限定・お一人様 ${limit} 点まで。確保した商品は上記の残り時間内にお支払いください）`,
   seller: "販売業者",
   invoiceNumber: "登録番号",
   contactAndShipTo: "ご連絡先・お届け先",
@@ -131,8 +136,10 @@ const shopJa = {
   buyMore: "ショップに戻る",
   expired: "お時間を過ぎたため、取り置きは解除されました。請求はされていません。",
   lost: "申し訳ございません。障害により取り置きが失われました。請求はされていません。もう一度お試しください。",
-  declined: (code: string) => `お支払いが承認されませんでした（${code}）。取り置きは続いています。別の方法でお試しください。`,
-  waitedTooLong: "混雑のためお支払いに進めませんでした。請求はされていません。取り置きは続いています。もう一度お試しください。",
+  declined: (code: string) =>
+    `お支払いが承認されませんでした（${code}）。取り置きは続いています。別の方法でお試しください。`,
+  waitedTooLong:
+    "混雑のためお支払いに進めませんでした。請求はされていません。取り置きは続いています。もう一度お試しください。",
   orderComing: "ご注文を記録しています…",
   print: "印刷する",
   mails: "届いたメール",
@@ -159,7 +166,8 @@ const shopJa = {
   otherProblem: "うまくいきませんでした。もう一度押しても二重に購入されることはありません。",
   // ---- mails of local mode ----
   mailbox: "メール",
-  mailboxLead: (n: number) => `${n} 通（新しい順）。ローカルの SMTP サーバーに届いたもので、実際には誰にも送られていません。`,
+  mailboxLead: (n: number) =>
+    `${n} 通（新しい順）。ローカルの SMTP サーバーに届いたもので、実際には誰にも送られていません。`,
   mailPreview: "確認メールの見本",
   at: "日時",
   to: "宛先",
@@ -218,11 +226,16 @@ const shopEn: typeof shopJa = {
   release: "Give the bag back",
   released: "Your bag was given back.",
   review: "Please check your order",
-  reviewLead: "If everything below is right, press “Place order and pay”. Pressing it places a binding order with an obligation to pay.",
+  reviewLead:
+    "If everything below is right, press “Place order and pay”. Pressing it places a binding order with an obligation to pay.",
   items: "Items, quantities, prices",
-  paymentTimes: { sandbox: "Card: charged when the order is placed.", cod: "Cash on delivery: you pay the carrier when the goods arrive." },
+  paymentTimes: {
+    sandbox: "Card: charged when the order is placed.",
+    cod: "Cash on delivery: you pay the carrier when the goods arrive.",
+  },
   period: "Offer period",
-  periodUntil: (until, limit) => `until ${until} (limited stock, ${limit} per customer; a held bag has to be paid for within the time shown above)`,
+  periodUntil: (until, limit) =>
+    `until ${until} (limited stock, ${limit} per customer; a held bag has to be paid for within the time shown above)`,
   seller: "Seller",
   invoiceNumber: "Invoice registration number",
   contactAndShipTo: "Contact and delivery address",
@@ -234,7 +247,8 @@ const shopEn: typeof shopJa = {
   inLine: (position) => `Waiting in line: number ${position}`,
   eta: (time) => `about ${time}`,
   sending: "Asking the payment company…",
-  unknown: "We are waiting for the payment company's answer. It may take a while; it will be shown as soon as it is known.",
+  unknown:
+    "We are waiting for the payment company's answer. It may take a while; it will be shown as soon as it is known.",
   actionRequired: "Please approve the payment on your card company's page.",
   goToBank: "Go to approval",
   confirmed: "Thank you for your order",
@@ -245,7 +259,8 @@ const shopEn: typeof shopJa = {
   expired: "Time ran out and the bag went back on sale. Nothing was charged.",
   lost: "We are sorry: a failure on our side lost your hold. Nothing was charged. Please try again.",
   declined: (code) => `The payment was declined (${code}). Your bag is still held: please try another way to pay.`,
-  waitedTooLong: "It was too busy to reach the payment. Nothing was charged and your bag is still held: please try again.",
+  waitedTooLong:
+    "It was too busy to reach the payment. Nothing was charged and your bag is still held: please try again.",
   orderComing: "Your order is being written…",
   print: "Print",
   mails: "Mails",
@@ -301,7 +316,8 @@ const cockpitJa = {
   stockFigures: (n: number) => `説明のつかない点数: ${n}`,
   chargeFigures: (without: number, twice: number, differs: number, none: number) =>
     `注文なし ${without} / 二重 ${twice} / 金額違い ${differs} / 請求なしの注文 ${none}`,
-  mailFigures: (without: number, sent: number, queued: number) => `注文なし ${without} / 送信済み ${sent} / 待ち ${queued}`,
+  mailFigures: (without: number, sent: number, queued: number) =>
+    `注文なし ${without} / 送信済み ${sent} / 待ち ${queued}`,
   readAt: (time: string) => `${time} 時点`,
   notRead: "まだ読んでいません",
   ok: "正常",
@@ -414,7 +430,8 @@ const cockpitEn: typeof cockpitJa = {
   chargedWithoutOrder: "Was nobody charged without an order?",
   mailedWithoutOrder: "Was nobody mailed without an order?",
   stockFigures: (n) => `unexplained units: ${n}`,
-  chargeFigures: (without, twice, differs, none) => `without order ${without} / twice ${twice} / other amount ${differs} / orders without charge ${none}`,
+  chargeFigures: (without, twice, differs, none) =>
+    `without order ${without} / twice ${twice} / other amount ${differs} / orders without charge ${none}`,
   mailFigures: (without, sent, queued) => `without order ${without} / sent ${sent} / queued ${queued}`,
   readAt: (time) => `read at ${time}`,
   notRead: "not read yet",
@@ -515,8 +532,14 @@ export type CockpitWords = CommonWords & typeof cockpitJa;
 export type Words = ShopWords & CockpitWords;
 
 const all = <A, B>(a: A, b: B): A & B => ({ ...a, ...b });
-export const SHOP_WORDS: Record<Language, ShopWords> = /* @__PURE__ */ (() => ({ ja: all(commonJa, shopJa), en: all(commonEn, shopEn) }))();
-export const COCKPIT_WORDS: Record<Language, CockpitWords> = /* @__PURE__ */ (() => ({ ja: all(commonJa, cockpitJa), en: all(commonEn, cockpitEn) }))();
+export const SHOP_WORDS: Record<Language, ShopWords> = /* @__PURE__ */ (() => ({
+  ja: all(commonJa, shopJa),
+  en: all(commonEn, shopEn),
+}))();
+export const COCKPIT_WORDS: Record<Language, CockpitWords> = /* @__PURE__ */ (() => ({
+  ja: all(commonJa, cockpitJa),
+  en: all(commonEn, cockpitEn),
+}))();
 export const WORDS: Record<Language, Words> = /* @__PURE__ */ (() => ({
   ja: all(SHOP_WORDS.ja, cockpitJa),
   en: all(SHOP_WORDS.en, cockpitEn),

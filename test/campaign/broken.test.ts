@@ -31,7 +31,10 @@ const DEFECTS: Defect[] = [
   {
     name: "a connection that was lost is used again",
     by: "db",
-    edits: [edit("src/db.ts", "if (!all.delete(c)) return;", "if (all.has(c)) return;"), edit("src/db.ts", "if (c.lost || !all.has(c)) return;", "")],
+    edits: [
+      edit("src/db.ts", "if (!all.delete(c)) return;", "if (all.has(c)) return;"),
+      edit("src/db.ts", "if (c.lost || !all.has(c)) return;", ""),
+    ],
   },
   one(
     "rule I: a payment's row is written whatever became of its pin",
@@ -57,8 +60,22 @@ const DEFECTS: Defect[] = [
     "rules",
     "rule B",
   ),
-  one("rule C: confirm without looking at the reference", "lua/confirm.lua", "h.ref ~= ref or ", "", "scripts", "confirm"),
-  one("rule C: decline without looking at the reference", "lua/decline.lua", "h.ref ~= ref or ", "", "scripts", "decline"),
+  one(
+    "rule C: confirm without looking at the reference",
+    "lua/confirm.lua",
+    "h.ref ~= ref or ",
+    "",
+    "scripts",
+    "confirm",
+  ),
+  one(
+    "rule C: decline without looking at the reference",
+    "lua/decline.lua",
+    "h.ref ~= ref or ",
+    "",
+    "scripts",
+    "decline",
+  ),
   one(
     "rule D: paying holds are not compared with their payments",
     "src/recover/reconcile.ts",
@@ -99,7 +116,13 @@ const DEFECTS: Defect[] = [
     "scripts",
     "set back nothing",
   ),
-  one("rule F: a new Redis opens the gate at once", "lua/permit_take.lua", "ARGV[6] == '1' and now or now + lease", "now", "scripts"),
+  one(
+    "rule F: a new Redis opens the gate at once",
+    "lua/permit_take.lua",
+    "ARGV[6] == '1' and now or now + lease",
+    "now",
+    "scripts",
+  ),
   one(
     "rule G: the Redis instance is not looked at, nor the sequence",
     "src/sales.ts",
@@ -107,7 +130,14 @@ const DEFECTS: Defect[] = [
     "return sale.epoch > 0;",
     "recover",
   ),
-  one("rule G: the sequence is not looked at", "lua/prelude.lua", "or tonumber(s[2]) < tonumber(ARGV[2])", "", "recover", "stale replica"),
+  one(
+    "rule G: the sequence is not looked at",
+    "lua/prelude.lua",
+    "or tonumber(s[2]) < tonumber(ARGV[2])",
+    "",
+    "recover",
+    "stale replica",
+  ),
   one("rule G: the epoch is not looked at", "lua/prelude.lua", "s[1] ~= ARGV[1] or ", "", "scripts"),
   one(
     "rule H: several live payments for a reservation",
@@ -117,9 +147,23 @@ const DEFECTS: Defect[] = [
     "rules",
     "rule H",
   ),
-  one("rule I: a claim under an old epoch", "src/payments.ts", "return row?.epoch === epoch;", "return row !== undefined;", "recover", "rule I"),
+  one(
+    "rule I: a claim under an old epoch",
+    "src/payments.ts",
+    "return row?.epoch === epoch;",
+    "return row !== undefined;",
+    "recover",
+    "rule I",
+  ),
   one("rule I: install over a newer epoch", "lua/install.lua", "'epoch', 'fenced'", "'fenced'", "scripts"),
-  one("rule I: install over a fence of a later rebuild", "lua/install.lua", "'epoch', 'fenced'", "'epoch'", "recover", "overtakes"),
+  one(
+    "rule I: install over a fence of a later rebuild",
+    "lua/install.lua",
+    "'epoch', 'fenced'",
+    "'epoch'",
+    "recover",
+    "overtakes",
+  ),
   {
     name: "rule I: another epoch is raised than was fenced",
     by: "recover",
@@ -129,7 +173,14 @@ const DEFECTS: Defect[] = [
       edit("src/recover/rebuild.ts", "const epoch = from + 1", "const epoch = row.epoch + 1"),
     ],
   },
-  one("units that are shown as out are told as sold", "lua/prelude.lua", "return live + hidden, ", "return live, ", "scripts", "is a lease"),
+  one(
+    "units that are shown as out are told as sold",
+    "lua/prelude.lua",
+    "return live + hidden, ",
+    "return live, ",
+    "scripts",
+    "is a lease",
+  ),
   one(
     "rule J: a claimed hold is counted twice by rebuild",
     "src/recover/rebuild.ts",
@@ -207,7 +258,14 @@ const DEFECTS: Defect[] = [
     "sale",
     "never answered",
   ),
-  one("the permit is given back after a timeout", "src/gate.ts", `if (answer?.outcome === "unknown") return;`, "", "recover", "keeps the permit"),
+  one(
+    "the permit is given back after a timeout",
+    "src/gate.ts",
+    `if (answer?.outcome === "unknown") return;`,
+    "",
+    "recover",
+    "keeps the permit",
+  ),
   one(
     "a new reference for the same payment",
     "src/recover/reconcile.ts",
@@ -216,9 +274,30 @@ const DEFECTS: Defect[] = [
     "sale",
     "sent again under the same reference",
   ),
-  one("a claim without its guard", "src/payments.ts", "<= ${".concat("items.granted}`"), ">= 0`", "recover", "granted more than exists"),
-  one("the fence is not looked at", "src/payments.ts", "      eq(payments.fence, asked.fence),\n      inArray", "      inArray", "recover", "fencing"),
-  one("an order without a captured charge", "src/stages/persist.ts", "::json)) and state = 'captured'", "::json))", "recover", "P8"),
+  one(
+    "a claim without its guard",
+    "src/payments.ts",
+    "<= ${".concat("items.granted}`"),
+    ">= 0`",
+    "recover",
+    "granted more than exists",
+  ),
+  one(
+    "the fence is not looked at",
+    "src/payments.ts",
+    "      eq(payments.fence, asked.fence),\n      inArray",
+    "      inArray",
+    "recover",
+    "fencing",
+  ),
+  one(
+    "an order without a captured charge",
+    "src/stages/persist.ts",
+    "::json)) and state = 'captured'",
+    "::json))",
+    "recover",
+    "P8",
+  ),
   one(
     "orders are inserted without looking for them",
     "src/stages/persist.ts",
@@ -227,9 +306,30 @@ const DEFECTS: Defect[] = [
     "crash",
     "killed around",
   ),
-  one("a replay is a new reservation", "lua/reserve.lua", "  if h then\n", "  if h and h.state ~= 'h' then\n", "scripts", "REPLAYED"),
-  one("a board is no lease", "lua/prelude.lua", "return book.told_out[sku] and 0 or have", "return have", "scripts", "is a lease"),
-  one("a board refuses those who hold something", "src/board.ts", " || w.customers.has(customerId)", "", "rush", "refusing from memory"),
+  one(
+    "a replay is a new reservation",
+    "lua/reserve.lua",
+    "  if h then\n",
+    "  if h and h.state ~= 'h' then\n",
+    "scripts",
+    "REPLAYED",
+  ),
+  one(
+    "a board is no lease",
+    "lua/prelude.lua",
+    "return book.told_out[sku] and 0 or have",
+    "return have",
+    "scripts",
+    "is a lease",
+  ),
+  one(
+    "a board refuses those who hold something",
+    "src/board.ts",
+    " || w.customers.has(customerId)",
+    "",
+    "rush",
+    "refusing from memory",
+  ),
   one(
     "a rebuild reads every table at a moment of its own",
     "src/recover/rebuild.ts",
@@ -239,7 +339,14 @@ const DEFECTS: Defect[] = [
     "one moment",
   ),
   one("the mirror is written in any order", "src/stages/persist.ts", "    order by r.key\n", "", "rules", "crosswise"),
-  one("mails give way for ever", "src/workers.ts", "MAIL_GIVES_WAY_MS = 2_000", "MAIL_GIVES_WAY_MS = 200_000", "sale", "stays busy"),
+  one(
+    "mails give way for ever",
+    "src/workers.ts",
+    "MAIL_GIVES_WAY_MS = 2_000",
+    "MAIL_GIVES_WAY_MS = 200_000",
+    "sale",
+    "stays busy",
+  ),
   one(
     "a sale of long ago is visited all the time",
     "src/sales.ts",
@@ -256,7 +363,14 @@ const DEFECTS: Defect[] = [
     "rules",
     "capture of long ago",
   ),
-  one("an honoured capture is not followed", "src/recover/reconcile.ts", "    await followHonoured(ctx);\n", "", "rules", "late money"),
+  one(
+    "an honoured capture is not followed",
+    "src/recover/reconcile.ts",
+    "    await followHonoured(ctx);\n",
+    "",
+    "rules",
+    "late money",
+  ),
   one(
     "a late capture is left lying",
     "src/recover/reconcile.ts",
@@ -269,11 +383,23 @@ const DEFECTS: Defect[] = [
 
 function vitest(folder: string, file: string, named: string | undefined): Promise<{ code: number; out: string }> {
   return new Promise((resolve) => {
-    const args = [join(ROOT, "node_modules/vitest/vitest.mjs"), "run", `test/${file}.test.ts`, ...(named ? ["-t", named] : [])];
+    const args = [
+      join(ROOT, "node_modules/vitest/vitest.mjs"),
+      "run",
+      `test/${file}.test.ts`,
+      ...(named ? ["-t", named] : []),
+    ];
     // CRASH: a few points are enough to catch what the whole matrix would.
-    const env = { ...process.env, CRASH: "persist.write:before,persist.write:answered,persist.work:sent", FORCE_COLOR: "0" };
-    execFile(process.execPath, args, { cwd: folder, env, timeout: 240_000, maxBuffer: 50_000_000 }, (error, stdout, stderr) =>
-      resolve({ code: error ? 1 : 0, out: stdout + stderr }),
+    const env = {
+      ...process.env,
+      CRASH: "persist.write:before,persist.write:answered,persist.work:sent",
+      FORCE_COLOR: "0",
+    };
+    execFile(
+      process.execPath,
+      args,
+      { cwd: folder, env, timeout: 240_000, maxBuffer: 50_000_000 },
+      (error, stdout, stderr) => resolve({ code: error ? 1 : 0, out: stdout + stderr }),
     );
   });
 }
@@ -281,7 +407,16 @@ function vitest(folder: string, file: string, named: string | undefined): Promis
 async function verdict(d: Defect): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-broken-"));
   try {
-    for (const part of ["src", "lua", "drizzle", "test", "package.json", "tsconfig.json", "tsconfig.client.json", "vitest.config.ts"])
+    for (const part of [
+      "src",
+      "lua",
+      "drizzle",
+      "test",
+      "package.json",
+      "tsconfig.json",
+      "tsconfig.client.json",
+      "vitest.config.ts",
+    ])
       await cp(join(ROOT, part), join(folder, part), { recursive: true });
     await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
     for (const e of d.edits) {

@@ -6,7 +6,14 @@ const LANES = 3;
 /** Of the second crash: what runs when things are mended. Each once, after one of the first in turn. */
 const RECOVERY =
   /^(reconcile\.(takeOver|outcome|line|tombstone)|rebuild|late|persist|confirm|decline|gateway\.(lookUp|chargeAgain|cancel)|topup\.redis|topup\.done|refund\.done|outbox)/;
-const FIRST = ["pay.row:answered", "charge.claim:answered", "gateway.charge:sent", "charge.outcome:answered", "cod.claim:answered", "refund.begin:answered"];
+const FIRST = [
+  "pay.row:answered",
+  "charge.claim:answered",
+  "gateway.charge:sent",
+  "charge.outcome:answered",
+  "cod.claim:answered",
+  "refund.begin:answered",
+];
 
 let lanes: Lane[];
 beforeAll(async () => {
@@ -22,7 +29,9 @@ async function runAll(queue: string[][]): Promise<string[]> {
       for (let crashes = queue.shift(); crashes; crashes = queue.shift()) {
         const faults = await crashRun(lane, crashes).catch((error) => [String(error).slice(0, 600)]);
         if (faults.length > 0) failed.push(`${crashes.join(" then ")}: ${faults.join("; ")}`);
-        console.log(`${total - queue.length}/${total} ${crashes.join(" then ")} ${faults.length === 0 ? "ok" : `FAILED: ${faults.join("; ")}`}`);
+        console.log(
+          `${total - queue.length}/${total} ${crashes.join(" then ")} ${faults.length === 0 ? "ok" : `FAILED: ${faults.join("; ")}`}`,
+        );
       }
     }),
   );

@@ -3,7 +3,8 @@ import { expect, it } from "vitest";
 import { campaign } from "../nemesis.ts";
 
 const MS = Number(process.env.CAMPAIGN_MS ?? 20_000);
-const seeds = process.env.SEEDS?.split(",").map(Number) ?? Array.from({ length: 10 }, () => Math.floor(Math.random() * 2 ** 31));
+const seeds =
+  process.env.SEEDS?.split(",").map(Number) ?? Array.from({ length: 10 }, () => Math.floor(Math.random() * 2 ** 31));
 
 it.each(seeds)(
   "seed %i: after any faults the books balance",

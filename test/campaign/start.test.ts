@@ -30,8 +30,21 @@ async function start() {
   const child = spawn(process.execPath, [PROGRAM, "serve"], {
     env: {
       ...process.env,
-      ...{ REDIS_URL: "", DATABASE_URL: "", DATA_DIR: dataDir, PORT: String(await freePort()), SANDBOX_LATENCY_MS: "300", SANDBOX_JITTER_MS: "100" },
-      ...{ SANDBOX_IN_FLIGHT_MAX: "8", GATEWAY_IN_FLIGHT_MAX: "8", GATEWAY_TIMEOUT_MS: "2000", GATEWAY_OVERRUN_MS: "500", GATEWAY_LEASE_MS: "3000" },
+      ...{
+        REDIS_URL: "",
+        DATABASE_URL: "",
+        DATA_DIR: dataDir,
+        PORT: String(await freePort()),
+        SANDBOX_LATENCY_MS: "300",
+        SANDBOX_JITTER_MS: "100",
+      },
+      ...{
+        SANDBOX_IN_FLIGHT_MAX: "8",
+        GATEWAY_IN_FLIGHT_MAX: "8",
+        GATEWAY_TIMEOUT_MS: "2000",
+        GATEWAY_OVERRUN_MS: "500",
+        GATEWAY_LEASE_MS: "3000",
+      },
       ...{ RETRY_GRACE_MS: "5000", MAIL_RATE_PER_S: "1000" },
     },
     stdio: ["ignore", "pipe", "pipe"],
@@ -48,8 +61,17 @@ async function start() {
     },
     90_000,
   );
-  const running = JSON.parse(await readFile(join(dataDir, "running.json"), "utf8")) as { redisUrl: string; databaseUrl: string; sandboxGatewayUrl: string };
-  return { child, url: /Shop\s+(\S+?)\/\n/.exec(out)?.[1] as string, token: /Admin token\s+(\S+)/.exec(out)?.[1] as string, running };
+  const running = JSON.parse(await readFile(join(dataDir, "running.json"), "utf8")) as {
+    redisUrl: string;
+    databaseUrl: string;
+    sandboxGatewayUrl: string;
+  };
+  return {
+    child,
+    url: /Shop\s+(\S+?)\/\n/.exec(out)?.[1] as string,
+    token: /Admin token\s+(\S+)/.exec(out)?.[1] as string,
+    running,
+  };
 }
 
 /** Every process below this one, its servers and their guards. */
@@ -72,7 +94,11 @@ it.each([
     let stack = await start();
     const secret = JSON.parse(readFileSync(join(dataDir, "secrets.json"), "utf8")).shopperTokenSecret as string;
     for (let n = 1; n <= TIMES; n++) {
-      const sale = saleBodyOf({ id: `crash-${n}`, holdMs: 8_000, items: [{ sku: "bag", name: "Bag", unitPrice: 500, stock: 64 }] });
+      const sale = saleBodyOf({
+        id: `crash-${n}`,
+        holdMs: 8_000,
+        items: [{ sku: "bag", name: "Bag", unitPrice: 500, stock: 64 }],
+      });
       await operator(stack.url, stack.token).create(sale);
       const told = { confirmed: new Set<string>(), granted: 64 };
       const shopping = inParallel(
@@ -80,11 +106,16 @@ it.each([
         Array.from({ length: 64 }, (_, i) => async () => {
           const s = shopper(stack.url, `s${n}-${i}`, secret);
           const held = await s.reserve(sale.id, "k").catch(() => null);
-          const paid = held && (await s.confirm(held.body.id, i % 3 ? { token: "tok_ok" } : { gateway: "cod" }).catch(() => null));
+          const paid =
+            held && (await s.confirm(held.body.id, i % 3 ? { token: "tok_ok" } : { gateway: "cod" }).catch(() => null));
           if (paid?.body.status === "confirmed") told.confirmed.add(paid.body.orderId as string);
         }),
       );
-      await until("some orders", async () => ((await operator(stack.url, stack.token).sale(sale.id)).items[0]?.sold ?? 0) >= 24, 30_000);
+      await until(
+        "some orders",
+        async () => ((await operator(stack.url, stack.token).sale(sale.id)).items[0]?.sold ?? 0) >= 24,
+        30_000,
+      );
       if (flush) {
         const redis = new Redis(stack.running.redisUrl);
         await redis.flushall();
@@ -101,7 +132,11 @@ it.each([
       await shopping;
       stack = await start();
       const began = performance.now();
-      const places = { ...stack.running, gatewayUrl: stack.running.sandboxGatewayUrl, mailsFolder: join(dataDir, "mails") };
+      const places = {
+        ...stack.running,
+        gatewayUrl: stack.running.sandboxGatewayUrl,
+        mailsFolder: join(dataDir, "mails"),
+      };
       let faults: string[] = [];
       await until(
         "the books to balance",
@@ -112,7 +147,9 @@ it.each([
         },
         SETTLED_MS_MAX,
       ).catch(() => {});
-      console.log(`${n} of ${TIMES}: ${told.confirmed.size} were told confirmed, settled ${Math.round(performance.now() - began)} ms after the start`);
+      console.log(
+        `${n} of ${TIMES}: ${told.confirmed.size} were told confirmed, settled ${Math.round(performance.now() - began)} ms after the start`,
+      );
       expect(faults).toEqual([]);
       expect(told.confirmed.size).toBeGreaterThan(0);
       expect(told.confirmed.size).toBeLessThan(64);

@@ -16,10 +16,19 @@ export class Refused extends Error {
     this.body = body;
   }
 }
-export async function admin<T>(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> {
+export async function admin<T>(
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<T> {
   const response = await fetch(`/v1/admin${path}`, {
     method,
-    headers: { accept: "application/json", ...(body !== undefined && { "content-type": "application/json" }), ...headers },
+    headers: {
+      accept: "application/json",
+      ...(body !== undefined && { "content-type": "application/json" }),
+      ...headers,
+    },
     ...(body !== undefined && { body: JSON.stringify(body) }),
   });
   if (response.status === 401) location.assign("/admin");

@@ -24,7 +24,13 @@ export function ask(question: Question): void {
   find("#ask-fields").replaceChildren(
     ...(question.fields ?? []).map((f) => {
       const id = `ask-${f.name}`;
-      const input = make("input", { id, name: f.name, type: f.type, required: f.type !== "checkbox", ...(f.value !== undefined && { value: f.value }) });
+      const input = make("input", {
+        id,
+        name: f.name,
+        type: f.type,
+        required: f.type !== "checkbox",
+        ...(f.value !== undefined && { value: f.value }),
+      });
       return f.type === "checkbox"
         ? make("p", {}, make("label", { for: id }, input, ` ${f.label}`))
         : make("p", { class: "field" }, make("label", { for: id }, f.label), input);

@@ -27,13 +27,31 @@ function chart(selector: string, series: Array<{ label: string; colour: string; 
       legend: { live: false },
       cursor: { show: false },
       scales: { y: { range: (_u, _min, max) => [0, Math.max(1, max * 1.05)] } },
-      axes: [{ space: 80, values: (_u, splits) => splits.map((at) => new Date(at * 1000).toLocaleTimeString(language, { hour12: false })) }, { size: 56 }],
-      series: [{}, ...series.map((s) => ({ label: s.label, stroke: s.colour, width: 1, points: { show: false }, ...(s.fill && { fill: s.colour }) }))],
+      axes: [
+        {
+          space: 80,
+          values: (_u, splits) =>
+            splits.map((at) => new Date(at * 1000).toLocaleTimeString(language, { hour12: false })),
+        },
+        { size: 56 },
+      ],
+      series: [
+        {},
+        ...series.map((s) => ({
+          label: s.label,
+          stroke: s.colour,
+          width: 1,
+          points: { show: false },
+          ...(s.fill && { fill: s.colour }),
+        })),
+      ],
     },
     [[]],
     place,
   );
-  new ResizeObserver(() => plot.setSize({ width: Math.max(280, place.clientWidth), height: CHART_HEIGHT })).observe(place);
+  new ResizeObserver(() => plot.setSize({ width: Math.max(280, place.clientWidth), height: CHART_HEIGHT })).observe(
+    place,
+  );
   return plot;
 }
 
@@ -41,7 +59,10 @@ function chart(selector: string, series: Array<{ label: string; colour: string; 
 function stackOf(units: Point["units"][string] | undefined, index: number): Array<number | null> {
   if (!units) return [];
   const items = index >= 0 ? units.slice(index, index + 1) : units;
-  const [free = 0, held = 0, paying = 0, sold = 0] = items.reduce<number[]>((sum, i) => sum.map((n, k) => n + (i[k] ?? 0)), [0, 0, 0, 0]);
+  const [free = 0, held = 0, paying = 0, sold = 0] = items.reduce<number[]>(
+    (sum, i) => sum.map((n, k) => n + (i[k] ?? 0)),
+    [0, 0, 0, 0],
+  );
   return [sold + paying + held + free, sold + paying + held, sold + paying, sold];
 }
 
@@ -66,7 +87,12 @@ export function makeCharts(): (points: Point[], sale: Figures | undefined, sku: 
     { label: w.inPayment, colour: COLOURS.inPayment, fill: true },
     { label: w.sold, colour: COLOURS.sold, fill: true },
   ]);
-  const labels = { requests: w.requests, granted: w.grantedPerSecond, refused: w.refusedPerSecond, shed: w.shedPerSecond };
+  const labels = {
+    requests: w.requests,
+    granted: w.grantedPerSecond,
+    refused: w.refusedPerSecond,
+    shed: w.shedPerSecond,
+  };
   const rates = chart(
     "#rates-chart",
     RATES.map((name) => ({ label: labels[name], colour: COLOURS[name], fill: false })),

@@ -28,12 +28,20 @@ function renderSale(): void {
   if (!s) return;
   const left = Date.parse(s.opensAt) - Date.parse(s.serverTime);
   const times = `${formatInstant(s.opensAt, s.currency, language)} – ${formatInstant(s.closesAt, s.currency, language)}`;
-  say(find("#sale-state"), [w.statuses[s.status] ?? s.status, ...(left > 0 ? [`${w.opensIn} ${minutesAndSeconds(left)}`] : []), times].join(" · "));
+  say(
+    find("#sale-state"),
+    [w.statuses[s.status] ?? s.status, ...(left > 0 ? [`${w.opensIn} ${minutesAndSeconds(left)}`] : []), times].join(
+      " · ",
+    ),
+  );
   fillRows(
     find("#stock-rows"),
     s.items.map((i) => ({
       key: `${s.id} ${i.sku}`,
-      cells: [`${i.name ?? ""} (${i.sku})`, ...[i.granted, i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold].map(String)],
+      cells: [
+        `${i.name ?? ""} (${i.sku})`,
+        ...[i.granted, i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold].map(String),
+      ],
       actions: () => [make("button", { type: "button", "data-topup": i.sku, click: () => askTopUp(i.sku) }, w.topUp)],
     })),
   );
@@ -56,7 +64,11 @@ function renderSale(): void {
     ["lag-journal", lag(s.journal.length, s.journal.oldestMs), s.journal.oldestMs > 10_000],
     ["lag-outbox", lag(s.outbox?.queued ?? 0, s.outbox?.oldestMs ?? 0), false],
     ["mails-failed", String(s.outbox?.failed ?? 0), (s.outbox?.failed ?? 0) > 0],
-    ["open-payments", String((p?.queued ?? 0) + (p?.sending ?? 0) + (p?.action_required ?? 0) + (p?.unknown ?? 0)), false],
+    [
+      "open-payments",
+      String((p?.queued ?? 0) + (p?.sending ?? 0) + (p?.action_required ?? 0) + (p?.unknown ?? 0)),
+      false,
+    ],
     ["open-unknown", String(p?.unknown ?? 0), (p?.unknown ?? 0) > 0],
     ["open-refunding", String(p?.refunding ?? 0), false],
     ["open-attention", String(p?.attention ?? 0), (p?.attention ?? 0) > 0],
@@ -84,7 +96,8 @@ function renderSale(): void {
 }
 
 function renderRates(r: Rates | undefined): void {
-  for (const name of ["requests", "granted", "refused", "shed", "failed"] as const) say(find(`#rate-${name}`), r ? String(r[name]) : "–");
+  for (const name of ["requests", "granted", "refused", "shed", "failed"] as const)
+    say(find(`#rate-${name}`), r ? String(r[name]) : "–");
 }
 
 let books: Audit[] = [];
@@ -133,7 +146,12 @@ function askTopUp(sku: string): void {
       { name: "reason", label: w.reason, type: "text" },
     ],
     act: (v, key) =>
-      admin("POST", `${salePath()}/items/${encodeURIComponent(sku)}/stock`, { delta: Number(v.delta), reason: v.reason }, { "idempotency-key": key }),
+      admin(
+        "POST",
+        `${salePath()}/items/${encodeURIComponent(sku)}/stock`,
+        { delta: Number(v.delta), reason: v.reason },
+        { "idempotency-key": key },
+      ),
   });
 }
 
@@ -141,11 +159,17 @@ function startActions(): void {
   const onPress = (selector: string, f: () => void) => find(selector).addEventListener("click", f);
   onPress("#switch-reserving", () => {
     const on = saleNow()?.reserving === "on";
-    askAndShow({ title: `${w.reservingNow}: ${on ? w.pause : w.resume}`, act: () => patch({ reserving: on ? "off" : "on" }) });
+    askAndShow({
+      title: `${w.reservingNow}: ${on ? w.pause : w.resume}`,
+      act: () => patch({ reserving: on ? "off" : "on" }),
+    });
   });
   onPress("#switch-paying", () => {
     const on = saleNow()?.paying === "on";
-    askAndShow({ title: `${w.payingNow}: ${on ? w.pause : w.resume}`, act: () => patch({ paying: on ? "off" : "on" }) });
+    askAndShow({
+      title: `${w.payingNow}: ${on ? w.pause : w.resume}`,
+      act: () => patch({ paying: on ? "off" : "on" }),
+    });
   });
   onPress("#extend", () =>
     askAndShow({
@@ -154,7 +178,9 @@ function startActions(): void {
       act: (v) => patch({ extendHoldsMs: Math.round(Number(v.minutes) * 60_000) }),
     }),
   );
-  onPress("#close", () => askAndShow({ title: w.close, words: w.closeAsk, act: () => patch({ closesAt: saleNow()?.serverTime }) }));
+  onPress("#close", () =>
+    askAndShow({ title: w.close, words: w.closeAsk, act: () => patch({ closesAt: saleNow()?.serverTime }) }),
+  );
   onPress("#reconcile", () =>
     askAndShow({
       title: w.reconcile,
@@ -225,7 +251,8 @@ function live(state: "ok" | "bad", words: string): void {
 /** EventSource reconnects by itself, and sends the session's cookie along. */
 function listen(): void {
   const events = new EventSource("/v1/admin/events");
-  for (const name of ["history", "figures", "books"]) events.addEventListener(name, (e) => heard(name, (e as MessageEvent<string>).data));
+  for (const name of ["history", "figures", "books"])
+    events.addEventListener(name, (e) => heard(name, (e as MessageEvent<string>).data));
   events.addEventListener("error", () => {
     live("bad", w.lostConnection);
     if (events.readyState !== EventSource.CLOSED) return;

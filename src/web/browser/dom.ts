@@ -13,7 +13,11 @@ export function find<T extends HTMLElement = HTMLElement>(selector: string, with
 type Attributes = Record<string, string | boolean | ((event: Event) => void)>;
 
 /** `make("td", { class: "n" }, "12")` */
-export function make<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: Array<Node | string>): HTMLElementTagNameMap[K] {
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  attributes: Attributes = {},
+  ...children: Array<Node | string>
+): HTMLElementTagNameMap[K] {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
@@ -30,7 +34,11 @@ export function say(element: HTMLElement, text: string): void {
 }
 
 /** Keeps the options of a select in line with a list, without taking the choice away. */
-export function fillSelect(select: HTMLSelectElement, options: Array<[value: string, label: string]>, value: string): void {
+export function fillSelect(
+  select: HTMLSelectElement,
+  options: Array<[value: string, label: string]>,
+  value: string,
+): void {
   const text = JSON.stringify(options);
   if (select.dataset.options !== text) {
     select.dataset.options = text;
@@ -40,17 +48,28 @@ export function fillSelect(select: HTMLSelectElement, options: Array<[value: str
 }
 
 /** Rows by key: a row that is there is changed in place, so that a button is never taken from under a finger. */
-export function fillRows(body: HTMLElement, rows: Array<{ key: string; cells: string[]; actions?: () => HTMLElement[] }>, empty = ""): void {
+export function fillRows(
+  body: HTMLElement,
+  rows: Array<{ key: string; cells: string[]; actions?: () => HTMLElement[] }>,
+  empty = "",
+): void {
   if (rows.length === 0 && empty !== "") {
     body.replaceChildren(make("tr", { "data-key": "empty" }, make("td", { colspan: "9", class: "fine" }, empty)));
     return;
   }
-  const before = new Map([...body.children].map((tr) => [(tr as HTMLElement).dataset.key ?? "", tr as HTMLTableRowElement]));
+  const before = new Map(
+    [...body.children].map((tr) => [(tr as HTMLElement).dataset.key ?? "", tr as HTMLTableRowElement]),
+  );
   for (const [i, row] of rows.entries()) {
     let tr = before.get(row.key);
     before.delete(row.key);
     if (!tr) {
-      tr = make("tr", { "data-key": row.key }, make("th", { scope: "row" }), ...row.cells.slice(1).map(() => make("td")));
+      tr = make(
+        "tr",
+        { "data-key": row.key },
+        make("th", { scope: "row" }),
+        ...row.cells.slice(1).map(() => make("td")),
+      );
       if (row.actions) tr.append(make("td", { class: "do" }, ...row.actions()));
     }
     for (const [n, text] of row.cells.entries()) say(tr.children[n] as HTMLElement, text);
@@ -85,4 +104,5 @@ export function keep(storage: Storage, name: string, value: unknown): void {
 }
 
 /** One press, one effect, however often it is sent. `randomUUID` is only there on secure origins; this is there everywhere. */
-export const newKey = (): string => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+export const newKey = (): string =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");

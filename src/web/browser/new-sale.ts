@@ -16,7 +16,14 @@ function addItem(): void {
   const row = make("div", { class: "row item", role: "group", "aria-label": `${w.item} ${n}` });
   for (const [name, label, type, value] of ITEM_FIELDS) {
     const id = `${name}-${n}`;
-    row.append(make("p", { class: "field" }, make("label", { for: id }, label), make("input", { id, name, type, value, required: true })));
+    row.append(
+      make(
+        "p",
+        { class: "field" },
+        make("label", { for: id }, label),
+        make("input", { id, name, type, value, required: true }),
+      ),
+    );
   }
   row.append(make("button", { type: "button", click: () => row.remove() }, w.removeItem));
   find("#item-rows").append(row);
@@ -44,8 +51,18 @@ function saleOf(form: HTMLFormElement): Record<string, unknown> {
   };
   const any = (o: Record<string, unknown>) => (Object.values(o).some((v) => v !== undefined) ? o : undefined);
   return {
-    ...{ id: text("id"), name: text("name"), currency: text("currency"), opensAt: instant("opensAt"), closesAt: instant("closesAt") },
-    ...{ holdMs: Math.round(Number(text("holdMinutes")) * 60_000), maxUnitsPerCustomer: Number(text("limit")), shippingFee: Number(text("shippingFee")) },
+    ...{
+      id: text("id"),
+      name: text("name"),
+      currency: text("currency"),
+      opensAt: instant("opensAt"),
+      closesAt: instant("closesAt"),
+    },
+    ...{
+      holdMs: Math.round(Number(text("holdMinutes")) * 60_000),
+      maxUnitsPerCustomer: Number(text("limit")),
+      shippingFee: Number(text("shippingFee")),
+    },
     ...{ gateways: data.getAll("gateways"), language: optional("language"), shop: any(shop), terms: any(terms) },
     items: rows.map((row) => ({
       ...{ sku: of(row, "sku"), name: of(row, "itemName"), unitPrice: Number(of(row, "unitPrice")) },
@@ -75,7 +92,10 @@ function startNewSale(): void {
     } catch (error) {
       problem.hidden = false;
       const errors = error instanceof Refused ? error.body.errors : undefined;
-      say(problem, errors?.map((e) => `${e.path}: ${e.message}`).join("; ") ?? (error instanceof Error ? error.message : w.failed));
+      say(
+        problem,
+        errors?.map((e) => `${e.path}: ${e.message}`).join("; ") ?? (error instanceof Error ? error.message : w.failed),
+      );
       problem.scrollIntoView();
     }
   });

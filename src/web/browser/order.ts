@@ -15,7 +15,9 @@ async function showOrder(orderId: string): Promise<void> {
     [w.phone, order.contact.phone],
     [w.address, [order.shipTo?.postalCode, order.shipTo?.address].filter(Boolean).join(" ") || undefined],
   ];
-  find("#order-facts").replaceChildren(...facts.flatMap(([label, value]) => (value ? [make("dt", {}, label), make("dd", {}, value)] : [])));
+  find("#order-facts").replaceChildren(
+    ...facts.flatMap(([label, value]) => (value ? [make("dt", {}, label), make("dd", {}, value)] : [])),
+  );
 }
 
 find("#print").addEventListener("click", () => print());

@@ -44,7 +44,9 @@ function renderOrders(): void {
         ...[formatMoney(o.amount, o.currency, language), w.orderStates[o.status] ?? o.status],
       ],
       actions: () => [
-        ...(o.status === "confirmed" ? [make("button", { type: "button", "data-refund": o.id, click: () => askRefund(o.id) }, w.refund)] : []),
+        ...(o.status === "confirmed"
+          ? [make("button", { type: "button", "data-refund": o.id, click: () => askRefund(o.id) }, w.refund)]
+          : []),
         make("button", { type: "button", "data-resend": o.id, click: () => askResend(o.id) }, w.resend),
       ],
     })),
@@ -57,7 +59,8 @@ function askRefund(id: string): void {
     title: w.refund,
     words: w.refundAsk(id),
     fields: [reasonField, { name: "restock", label: w.restock, type: "checkbox" }],
-    act: (v) => admin("POST", `/orders/${encodeURIComponent(id)}/refund`, { reason: v.reason, restock: v.restock !== undefined }),
+    act: (v) =>
+      admin("POST", `/orders/${encodeURIComponent(id)}/refund`, { reason: v.reason, restock: v.restock !== undefined }),
     after: () => showLists(saleId),
   });
 }
@@ -78,7 +81,10 @@ export async function showLists(of: string): Promise<void> {
   saleId = of;
   const [page, log] = await Promise.all([
     ordersPage(null),
-    admin<{ entries: Array<{ at: string; action: string; detail: Record<string, unknown> }> }>("GET", `/log?saleId=${encodeURIComponent(of)}&limit=20`),
+    admin<{ entries: Array<{ at: string; action: string; detail: Record<string, unknown> }> }>(
+      "GET",
+      `/log?saleId=${encodeURIComponent(of)}&limit=20`,
+    ),
   ]);
   if (of !== saleId) return;
   // What was shown beyond the first page stays, unless the first page has it in a newer state.

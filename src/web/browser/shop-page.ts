@@ -60,7 +60,10 @@ function renderReservation(s: Shop, r: Reservation): void {
   const p = r.payment;
   const state = find("#paying-state");
   if (p?.status === "queued" && p.position !== undefined)
-    say(state, [w.inLine(p.position), ...(p.etaMs === undefined ? [] : [w.eta(minutesAndSeconds(p.etaMs))])].join(" · "));
+    say(
+      state,
+      [w.inLine(p.position), ...(p.etaMs === undefined ? [] : [w.eta(minutesAndSeconds(p.etaMs))])].join(" · "),
+    );
   else if (p?.status === "action_required") say(state, w.actionRequired);
   else if (p?.status === "unknown") say(state, w.unknown);
   else say(state, w.sending);
@@ -69,7 +72,8 @@ function renderReservation(s: Shop, r: Reservation): void {
   if (!bank.hidden) bank.href = p?.actionUrl ?? "";
   if (r.orderId) {
     say(find("#order-id"), r.orderId);
-    find<HTMLAnchorElement>("#to-order").href = `/s/${encodeURIComponent(s.saleId)}/orders/${encodeURIComponent(r.orderId)}`;
+    find<HTMLAnchorElement>("#to-order").href =
+      `/s/${encodeURIComponent(s.saleId)}/orders/${encodeURIComponent(r.orderId)}`;
   }
 }
 /** Nothing but a web address is followed, whatever a gateway says. */
@@ -82,7 +86,14 @@ function renderSale({ sale, busy, reserving, unreached }: Shop): void {
   // The page knows the opening instant; nobody has to be asked for the button to come alive.
   const isOpen = sale.status === "open" || (sale.status === "scheduled" && now >= opening);
   const until = formatInstant(sale.closesAt, sale.currency, language);
-  const status = sale.status === "closed" ? w.closed : sale.status === "paused" ? w.paused : isOpen ? `${w.openUntil} ${until}` : w.opensIn;
+  const status =
+    sale.status === "closed"
+      ? w.closed
+      : sale.status === "paused"
+        ? w.paused
+        : isOpen
+          ? `${w.openUntil} ${until}`
+          : w.opensIn;
   say(find("#status-words"), unreached ? w.notReached : status);
   for (const item of sale.items) {
     const li = document.querySelector<HTMLElement>(`li[data-sku="${CSS.escape(item.sku)}"]`);
@@ -112,7 +123,8 @@ export function tick(s: Shop): void {
   const opensIn = sale?.status === "scheduled" ? Date.parse(sale.opensAt) - now : 0;
   say(find("#countdown"), opensIn > 0 ? minutesAndSeconds(opensIn) : "");
   const left = reservation?.expiresAt === undefined ? null : Date.parse(reservation.expiresAt) - now;
-  for (const timer of document.querySelectorAll<HTMLElement>("[data-time-left]")) say(timer, left === null ? "" : minutesAndSeconds(left));
+  for (const timer of document.querySelectorAll<HTMLElement>("[data-time-left]"))
+    say(timer, left === null ? "" : minutesAndSeconds(left));
   const isOpen = sale !== null && opensIn <= 0;
   if (isOpen !== wasOpen || sale?.nextReleaseAt) {
     wasOpen = isOpen;

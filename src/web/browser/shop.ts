@@ -28,7 +28,15 @@ function setAttempt(next: Attempt | null): void {
 
 // ---- what the page shows (shop-page.ts) ----
 
-const shop: Shop = { saleId, sale: null, reservation: null, step: "details", reserving: null, busy: false, unreached: false };
+const shop: Shop = {
+  saleId,
+  sale: null,
+  reservation: null,
+  step: "details",
+  reserving: null,
+  busy: false,
+  unreached: false,
+};
 const render = () => renderShop(shop);
 
 // ---- what the service says ----
@@ -50,7 +58,8 @@ async function watchSale(): Promise<void> {
     shop.unreached = false;
     for (const i of next.items) {
       const was = before.get(i.sku);
-      if (was !== undefined && was !== i.availability) say(find("#news"), `${i.name}: ${availabilityOf(next, i, true)}`);
+      if (was !== undefined && was !== i.availability)
+        say(find("#news"), `${i.name}: ${availabilityOf(next, i, true)}`);
       before.set(i.sku, i.availability);
     }
     render();
@@ -103,13 +112,15 @@ async function buy(sku: string, quantity: number): Promise<void> {
   shop.reserving = sku;
   tell("");
   // The same press again is the same key; another wish is another one.
-  if (!attempt || attempt.id || attempt.sku !== sku || attempt.quantity !== quantity) setAttempt({ key: newKey(), sku, quantity });
+  if (!attempt || attempt.id || attempt.sku !== sku || attempt.quantity !== quantity)
+    setAttempt({ key: newKey(), sku, quantity });
   render();
   try {
     await reserve(attempt as Attempt);
   } catch (error) {
     // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next load of the page.
-    if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429) setAttempt(null);
+    if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429)
+      setAttempt(null);
     tell(wordsOf(error));
   } finally {
     shop.busy = false;
@@ -152,11 +163,15 @@ function review(): void {
   const request = requestOf();
   keep(sessionStorage, DETAILS, Object.fromEntries(new FormData(form)));
   const { contact, shipTo } = request;
-  const lines = [contact.name, contact.email, contact.phone, shipTo?.postalCode, shipTo?.address].filter((l) => l !== undefined);
+  const lines = [contact.name, contact.email, contact.phone, shipTo?.postalCode, shipTo?.address].filter(
+    (l) => l !== undefined,
+  );
   find("#review-contact").replaceChildren(...lines.map((l) => make("span", { class: "line" }, l)));
   const payment = find("#review-payment");
   const gateway = request.payment.gateway ?? "";
-  const about = [w.gateways[gateway] ?? gateway, w.paymentTimes[gateway], payment.dataset.own].filter((l) => l !== undefined);
+  const about = [w.gateways[gateway] ?? gateway, w.paymentTimes[gateway], payment.dataset.own].filter(
+    (l) => l !== undefined,
+  );
   payment.replaceChildren(...about.map((l) => make("span", { class: "line" }, l)));
   shop.step = "review";
   render();
@@ -172,7 +187,8 @@ async function pay(): Promise<void> {
   const { id } = reservation;
   try {
     const r = await client.confirmAndWait(id, requestOf(), { onChange: adopt });
-    if (r.payment?.status === "action_required" && isWeb(r.payment.actionUrl)) location.assign(r.payment.actionUrl as string);
+    if (r.payment?.status === "action_required" && isWeb(r.payment.actionUrl))
+      location.assign(r.payment.actionUrl as string);
   } catch (error) {
     const e = error instanceof FukubukuroError ? error : null;
     // The decline is told with the reservation; what is not known is being followed and is never called failed.
@@ -223,7 +239,8 @@ async function comeBack(): Promise<void> {
   const mine = await whatIsMine();
   shop.busy = false;
   render();
-  const found = mine.find((r) => r.id === attempt?.id) ?? mine.find((r) => r.status === "held" || r.status === "paying");
+  const found =
+    mine.find((r) => r.id === attempt?.id) ?? mine.find((r) => r.status === "held" || r.status === "paying");
   if (found) {
     adopt(found);
     void follow(found.id);
@@ -259,7 +276,10 @@ async function whatIsMine(): Promise<Reservation[]> {
 
 function startSale(): void {
   for (const li of document.querySelectorAll<HTMLElement>("li[data-sku]")) {
-    find("button", li).addEventListener("click", () => void buy(li.dataset.sku ?? "", Number(find<HTMLSelectElement>("select", li).value)));
+    find("button", li).addEventListener(
+      "click",
+      () => void buy(li.dataset.sku ?? "", Number(find<HTMLSelectElement>("select", li).value)),
+    );
   }
   const before = kept<Record<string, string>>(sessionStorage, DETAILS) ?? {};
   for (const name of ["name", "email", "phone", "postalCode", "address"]) {
@@ -279,7 +299,8 @@ function startSale(): void {
     shop.step = "details";
     render();
   });
-  for (const button of document.querySelectorAll("[data-release]")) button.addEventListener("click", () => void release());
+  for (const button of document.querySelectorAll("[data-release]"))
+    button.addEventListener("click", () => void release());
   find("#buy-more").addEventListener("click", again);
   document.addEventListener("visibilitychange", () => {
     // A page that nobody sees asks nothing; what it shows is looked up when it is seen again.

@@ -35,12 +35,17 @@ export function tell(words: string): void {
 /** A shopper whom the shop does not know any more (its secret was changed): the next call makes a new one. */
 export const forgetShopper = () => keep(localStorage, SHOPPER, null);
 
-export const wordsOf = (error: unknown): string => (error instanceof FukubukuroError ? (w.problems[error.code] ?? w.otherProblem) : w.otherProblem);
+export const wordsOf = (error: unknown): string =>
+  error instanceof FukubukuroError ? (w.problems[error.code] ?? w.otherProblem) : w.otherProblem;
 
 /** Rows of a table of prices: the lines, the shipping fee when there is one, the total. */
-export function priceRows(priced: { lines: Line[]; amount: number; currency: string }, nameOf: (line: Line) => string): HTMLTableRowElement[] {
+export function priceRows(
+  priced: { lines: Line[]; amount: number; currency: string },
+  nameOf: (line: Line) => string,
+): HTMLTableRowElement[] {
   const money = (amount: number) => formatMoney(amount, priced.currency, language);
-  const row = (label: string, value: string) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
+  const row = (label: string, value: string) =>
+    make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
   const goods = priced.lines.reduce((sum, l) => sum + l.quantity * l.unitPrice, 0);
   return [
     ...priced.lines.map((l) => row(`${nameOf(l)} × ${l.quantity}`, money(l.quantity * l.unitPrice))),
