@@ -36,17 +36,18 @@ const HELD = {
   serverTime: now,
 };
 const SALE = {
-  ...{
-    id: "bench-xxxxxxxx",
-    name: "Bench",
-    status: "open",
-    opensAt: now,
-    closesAt: now,
-    serverTime: now,
-    currency: "JPY",
-    holdMs: 3_600_000,
-  },
-  ...{ maxUnitsPerCustomer: 100, gateways: ["cod"], shippingFee: 0, nextReleaseAt: null },
+  id: "bench-xxxxxxxx",
+  name: "Bench",
+  status: "open",
+  opensAt: now,
+  closesAt: now,
+  serverTime: now,
+  currency: "JPY",
+  holdMs: 3_600_000,
+  maxUnitsPerCustomer: 100,
+  gateways: ["cod"],
+  shippingFee: 0,
+  nextReleaseAt: null,
   items: [{ sku: "bag", name: "Bag", unitPrice: 10_000, availability: "available", free: 10_000_000 }],
 };
 let n = 0;

@@ -200,19 +200,15 @@ export async function persistFigures(databaseUrl: string, orders: number): Promi
     await ctx.redis.ready(5_000);
     const opensAt = new Date(Date.now() - 1000).toISOString();
     const { sale } = await createSale(ctx, {
-      ...{
-        id: "persist",
-        name: "Persist",
-        currency: "JPY",
-        holdMs: 3_600_000,
-        maxUnitsPerCustomer: 10,
-        gateways: ["cod"],
-        opensAt,
-      },
-      ...{
-        closesAt: new Date(Date.now() + 86_400_000).toISOString(),
-        items: [{ sku: "bag", name: "Bag", unitPrice: 100, stock: orders }],
-      },
+      id: "persist",
+      name: "Persist",
+      currency: "JPY",
+      holdMs: 3_600_000,
+      maxUnitsPerCustomer: 10,
+      gateways: ["cod"],
+      opensAt,
+      closesAt: new Date(Date.now() + 86_400_000).toISOString(),
+      items: [{ sku: "bag", name: "Bag", unitPrice: 100, stock: orders }],
     });
     for (let from = 0; from < orders; from += PER_BATCH_MAX)
       await orderSome(ctx, sale, from, Math.min(orders, from + PER_BATCH_MAX));
@@ -255,24 +251,20 @@ async function orderSome(ctx: Context, sale: Sale, from: number, to: number): Pr
   await insertPayments(
     ctx.db,
     some.map((p) => ({
-      ...{
-        reference: p.reference,
-        saleId: sale.id,
-        reservationKey: p.key,
-        customerId: p.customerId,
-        gateway: "cod",
-        token: null,
-        tokenDigest: "",
-      },
-      ...{
-        reservationId: ctx.ids.reservationId(sale.no, p.customerId, p.key),
-        amount: 100,
-        currency: "JPY",
-        lines,
-        contact,
-        language: "en",
-        state: "queued",
-      },
+      reference: p.reference,
+      saleId: sale.id,
+      reservationKey: p.key,
+      customerId: p.customerId,
+      gateway: "cod",
+      token: null,
+      tokenDigest: "",
+      reservationId: ctx.ids.reservationId(sale.no, p.customerId, p.key),
+      amount: 100,
+      currency: "JPY",
+      lines,
+      contact,
+      language: "en",
+      state: "queued",
     })),
   );
   const references = some.map((p) => p.reference);

@@ -28,19 +28,15 @@ export async function privateStack(processes: number): Promise<Target> {
   const service = startGuarded("bench", [process.execPath, "--max-semi-space-size=64", program, "serve"], {
     signal: "TERM",
     env: {
-      ...{
-        DATA_DIR: folder,
-        PORT: String(await freePort()),
-        REDIS_URL: "",
-        DATABASE_URL: "",
-        PROCESSES: String(processes),
-      },
-      ...{
-        CUSTOMER_RATE_PER_S: "100000",
-        GATEWAY_LINE_MAX: "100000",
-        SANDBOX_LATENCY_MS: "200",
-        SANDBOX_JITTER_MS: "100",
-      },
+      DATA_DIR: folder,
+      PORT: String(await freePort()),
+      REDIS_URL: "",
+      DATABASE_URL: "",
+      PROCESSES: String(processes),
+      CUSTOMER_RATE_PER_S: "100000",
+      GATEWAY_LINE_MAX: "100000",
+      SANDBOX_LATENCY_MS: "200",
+      SANDBOX_JITTER_MS: "100",
     },
     onLine: (line) => {
       out += `${line}\n`;
@@ -97,8 +93,14 @@ export function operatorOf(target: Target) {
       const now = Date.now();
       const id = `bench-${nanoid(8).replace(/[^A-Za-z0-9]/g, "x")}`;
       await call("POST", "/sales", {
-        ...{ id, name: "Bench", currency: "JPY", holdMs: 3_600_000, maxUnitsPerCustomer: 100, gateways: ["cod"] },
-        ...{ opensAt: new Date(now - 60_000).toISOString(), closesAt: new Date(now + 86_400_000).toISOString() },
+        id,
+        name: "Bench",
+        currency: "JPY",
+        holdMs: 3_600_000,
+        maxUnitsPerCustomer: 100,
+        gateways: ["cod"],
+        opensAt: new Date(now - 60_000).toISOString(),
+        closesAt: new Date(now + 86_400_000).toISOString(),
         items: [{ sku: "bag", name: "Bag", unitPrice: 10_000, stock }],
         ...more,
       });

@@ -349,20 +349,17 @@ export async function createSale(ctx: Context, body: contract.SaleBody): Promise
       const [row] = await tx
         .insert(sales)
         .values({
-          ...{
-            id: body.id,
-            name: body.name,
-            currency: body.currency,
-            language: body.language ?? null,
-            holdMs: body.holdMs,
-            createdFrom,
-          },
-          ...{
-            opensAt: new Date(body.opensAt),
-            closesAt: new Date(body.closesAt),
-            maxUnitsPerCustomer: body.maxUnitsPerCustomer,
-          },
-          ...{ gateways: body.gateways ?? ctx.config.gateways, shippingFee: body.shippingFee ?? 0 },
+          id: body.id,
+          name: body.name,
+          currency: body.currency,
+          language: body.language ?? null,
+          holdMs: body.holdMs,
+          createdFrom,
+          opensAt: new Date(body.opensAt),
+          closesAt: new Date(body.closesAt),
+          maxUnitsPerCustomer: body.maxUnitsPerCustomer,
+          gateways: body.gateways ?? ctx.config.gateways,
+          shippingFee: body.shippingFee ?? 0,
           details: {
             shop: body.shop,
             terms: body.terms,
@@ -418,7 +415,9 @@ async function patchSale(ctx: Context, sale: Sale, patch: contract.PatchBody): P
       const [after] = await tx
         .update(sales)
         .set({
-          ...{ pausedAtMs, shiftMs, version: before.version + 1 },
+          pausedAtMs,
+          shiftMs,
+          version: before.version + 1,
           ...(patch.reserving && { reserving: patch.reserving === "on" }),
           ...(patch.closesAt && { closesAt: new Date(patch.closesAt) }),
           ...(patch.name !== undefined && { name: patch.name }),

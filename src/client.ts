@@ -335,7 +335,10 @@ export function makeClient(options: ClientOptions = {}) {
     ): Promise<Reservation & { replayed: boolean }> {
       const { idempotencyKey, lines, signal } = request;
       const { body, response } = await json<Reservation>(`${salePath(saleId)}/reservations`, {
-        ...{ method: "POST", body: { lines }, headers: { "idempotency-key": idempotencyKey }, signal },
+        method: "POST",
+        body: { lines },
+        headers: { "idempotency-key": idempotencyKey },
+        signal,
       });
       return { ...body, replayed: response.headers.get("idempotent-replay") === "true" };
     },

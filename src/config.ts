@@ -10,8 +10,17 @@ export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.
 
 /** Settings of the stores that ALLOW_UNSAFE can name (safety.ts). */
 export const UNSAFE_NAMES = [
-  ...["redis-version", "redis-role", "redis-config", "appendonly", "appendfsync", "maxmemory-policy"],
-  ...["postgres-version", "postgres-recovery", "synchronous_commit", "fsync", "full_page_writes"],
+  "redis-version",
+  "redis-role",
+  "redis-config",
+  "appendonly",
+  "appendfsync",
+  "maxmemory-policy",
+  "postgres-version",
+  "postgres-recovery",
+  "synchronous_commit",
+  "fsync",
+  "full_page_writes",
 ] as const;
 
 const wholeMs = (fallback: number, min = 0, max = 7 * 86_400_000) =>
@@ -219,21 +228,18 @@ export function readConfig(env: Record<string, string | undefined> = process.env
 /** The environment of another process that shall run with these settings: what is not named here it inherits. */
 export function settingsFor(c: Config): Record<string, string> {
   const given: Record<string, string | number | undefined> = {
-    ...{
-      PORT: c.port,
-      HOST: c.host,
-      ROLE: c.role,
-      PROCESSES: c.processes,
-      REDIS_URL: c.redisUrls?.join(","),
-      DATABASE_URL: c.databaseUrl,
-      DATA_DIR: c.dataDir,
-    },
-    ...{
-      ADMIN_TOKEN: c.adminTokens?.join(","),
-      SHOPPER_TOKEN_SECRET: c.shopperTokenSecrets?.join(","),
-      SANDBOX_GATEWAY_URL: c.sandboxGatewayUrl,
-    },
-    ...{ SMTP_URL: c.smtpUrl, LOG_LEVEL: c.logLevel },
+    PORT: c.port,
+    HOST: c.host,
+    ROLE: c.role,
+    PROCESSES: c.processes,
+    REDIS_URL: c.redisUrls?.join(","),
+    DATABASE_URL: c.databaseUrl,
+    DATA_DIR: c.dataDir,
+    ADMIN_TOKEN: c.adminTokens?.join(","),
+    SHOPPER_TOKEN_SECRET: c.shopperTokenSecrets?.join(","),
+    SANDBOX_GATEWAY_URL: c.sandboxGatewayUrl,
+    SMTP_URL: c.smtpUrl,
+    LOG_LEVEL: c.logLevel,
   };
   return Object.fromEntries(
     Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]])),

@@ -37,19 +37,20 @@ async function demoSale(service: Service): Promise<void> {
   const now = Date.now();
   const item = (sku: string, name: string, unitPrice: number, stock: number) => ({ sku, name, unitPrice, stock });
   await createSale(service.ctx, {
-    ...{
-      id: DEMO_SALE,
-      name: "福袋 Demo Sale",
-      currency: "JPY",
-      holdMs: 600_000,
-      maxUnitsPerCustomer: 2,
-      shippingFee: 800,
-    },
-    ...{ opensAt: new Date(now).toISOString(), closesAt: new Date(now + 365 * DAY_MS).toISOString() },
+    id: DEMO_SALE,
+    name: "福袋 Demo Sale",
+    currency: "JPY",
+    holdMs: 600_000,
+    maxUnitsPerCustomer: 2,
+    shippingFee: 800,
+    opensAt: new Date(now).toISOString(),
+    closesAt: new Date(now + 365 * DAY_MS).toISOString(),
     shop: {
       name: { ja: "福袋デモ商店", en: "Lucky Bag Demo Shop" },
       address: { ja: "東京都千代田区千代田 1-1", en: "1-1 Chiyoda, Chiyoda-ku, Tokyo" },
-      ...{ phone: "03-0000-0000", email: "shop@fukubukuro.example", invoiceNumber: "T1234567890123" },
+      phone: "03-0000-0000",
+      email: "shop@fukubukuro.example",
+      invoiceNumber: "T1234567890123",
     },
     terms: {
       delivery: {

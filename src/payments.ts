@@ -207,8 +207,15 @@ export async function claimLate(
       const [row] = await tx
         .update(payments)
         .set({
-          ...{ state: "captured", claimed: true, chargeId, declineCode: null, endedAt: null, attention: HONOURED },
-          ...{ capturedAt: sql`now()`, checkAt: null, fence: sql`${payments.fence} + 1` },
+          state: "captured",
+          claimed: true,
+          chargeId,
+          declineCode: null,
+          endedAt: null,
+          attention: HONOURED,
+          capturedAt: sql`now()`,
+          checkAt: null,
+          fence: sql`${payments.fence} + 1`,
         })
         .where(and(eq(payments.reference, reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID])))
         .returning();

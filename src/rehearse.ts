@@ -67,29 +67,23 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
       const one = startGuarded("service", [process.execPath, program, "serve"], {
         signal: "TERM",
         env: {
-          ...{
-            PORT: String(port),
-            HOST: "127.0.0.1",
-            ROLE: "all",
-            PROCESSES: "1",
-            LOG_LEVEL: "silent",
-            DATA_DIR: folder,
-            ADMIN_TOKEN: secrets.admin,
-          },
-          ...{
-            REDIS_URL: redis.url,
-            DATABASE_URL: postgres.url,
-            SANDBOX_GATEWAY_URL: gateway.url,
-            SMTP_URL: mailbox.url,
-            SHOPPER_TOKEN_SECRET: secrets.shopper,
-          },
-          ...{
-            GATEWAYS: "sandbox,cod",
-            GATEWAY_TIMEOUT_MS: "1500",
-            GATEWAY_OVERRUN_MS: "500",
-            GATEWAY_LEASE_MS: "2500",
-            RETRY_GRACE_MS: "4000",
-          },
+          PORT: String(port),
+          HOST: "127.0.0.1",
+          ROLE: "all",
+          PROCESSES: "1",
+          LOG_LEVEL: "silent",
+          DATA_DIR: folder,
+          ADMIN_TOKEN: secrets.admin,
+          REDIS_URL: redis.url,
+          DATABASE_URL: postgres.url,
+          SANDBOX_GATEWAY_URL: gateway.url,
+          SMTP_URL: mailbox.url,
+          SHOPPER_TOKEN_SECRET: secrets.shopper,
+          GATEWAYS: "sandbox,cod",
+          GATEWAY_TIMEOUT_MS: "1500",
+          GATEWAY_OVERRUN_MS: "500",
+          GATEWAY_LEASE_MS: "2500",
+          RETRY_GRACE_MS: "4000",
         },
       });
       for (;;) {
@@ -123,19 +117,15 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
 
     const saleId = "rehearsal";
     await admin("POST", "/sales", {
-      ...{
-        id: saleId,
-        name: "Rehearsal",
-        currency: "JPY",
-        holdMs: HOLD_MS,
-        maxUnitsPerCustomer: 2,
-        gateways: ["sandbox", "cod"],
-        shippingFee: 800,
-      },
-      ...{
-        opensAt: new Date(Date.now() - 1000).toISOString(),
-        closesAt: new Date(Date.now() + 3_600_000).toISOString(),
-      },
+      id: saleId,
+      name: "Rehearsal",
+      currency: "JPY",
+      holdMs: HOLD_MS,
+      maxUnitsPerCustomer: 2,
+      gateways: ["sandbox", "cod"],
+      shippingFee: 800,
+      opensAt: new Date(Date.now() - 1000).toISOString(),
+      closesAt: new Date(Date.now() + 3_600_000).toISOString(),
       items: [{ sku: "bag", name: "Lucky bag", unitPrice: 5_000, stock: BAGS }],
     });
     say(

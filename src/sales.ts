@@ -89,28 +89,22 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
     const sale: Sale = byId.get(s.id) ?? ({ seqSeen: 0, clockAheadMs: 0, clockReadAt: 0, epoch: -1 } as Sale);
     if (sale.epoch !== row.epochs.epoch) sale.seqSeen = 0;
     Object.assign(sale, {
-      ...{
-        id: s.id,
-        no: s.no,
-        name: s.name,
-        currency: s.currency,
-        language: s.language,
-        holdMs: s.holdMs,
-        gateways: s.gateways,
-      },
-      ...{
-        opensAtMs: s.opensAt.getTime(),
-        closesAtMs: s.closesAt.getTime(),
-        shippingFee: s.shippingFee,
-        version: s.version,
-        details: s.details,
-      },
-      ...{
-        maxUnitsPerCustomer: s.maxUnitsPerCustomer,
-        reserving: s.reserving,
-        pausedAtMs: s.pausedAtMs,
-        shiftMs: s.shiftMs,
-      },
+      id: s.id,
+      no: s.no,
+      name: s.name,
+      currency: s.currency,
+      language: s.language,
+      holdMs: s.holdMs,
+      gateways: s.gateways,
+      opensAtMs: s.opensAt.getTime(),
+      closesAtMs: s.closesAt.getTime(),
+      shippingFee: s.shippingFee,
+      version: s.version,
+      details: s.details,
+      maxUnitsPerCustomer: s.maxUnitsPerCustomer,
+      reserving: s.reserving,
+      pausedAtMs: s.pausedAtMs,
+      shiftMs: s.shiftMs,
       items: new Map(
         rows.map((r) => [
           r.sku,
@@ -118,7 +112,9 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
         ]),
       ),
       carts: new Map(),
-      ...{ epoch: row.epochs.epoch, runId: row.epochs.runId, replicationId: row.epochs.replicationId },
+      epoch: row.epochs.epoch,
+      runId: row.epochs.runId,
+      replicationId: row.epochs.replicationId,
       seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),
     } satisfies Partial<Sale>);
     byId.set(s.id, sale);

@@ -317,12 +317,10 @@ export function makeScripts(redis: Redis) {
       const [nextDue, opens, closes, reserving, customerCount, ...rest] = a.results;
       const pair = (text: string) => ({ free: Number(split(text)[0]), live: Number(split(text)[1]) });
       const view = {
-        ...{
-          nextDueMs: Number(nextDue),
-          opensAtMs: Number(opens),
-          closesAtMs: Number(closes),
-          reserving: reserving === "1",
-        },
+        nextDueMs: Number(nextDue),
+        opensAtMs: Number(opens),
+        closesAtMs: Number(closes),
+        reserving: reserving === "1",
         customerCount: Number(customerCount),
         items: new Map(o.skus.map((sku, i) => [sku, pair(rest[i] ?? "")])),
         customers: rest.length > o.skus.length ? rest.slice(o.skus.length) : null,

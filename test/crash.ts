@@ -38,14 +38,13 @@ export const points = (): string[] => labels().flatMap((label) => PHASES.map((ph
 
 /** Short times, so that leases, deadlines and look-ups of a run pass within seconds. */
 const QUICK = {
-  ...{
-    GATEWAY_TIMEOUT_MS: "400",
-    GATEWAY_OVERRUN_MS: "100",
-    GATEWAY_LEASE_MS: "700",
-    RETRY_GRACE_MS: "800",
-    ACTION_DEADLINE_MS: "500",
-  },
-  ...{ MAIL_RATE_PER_S: "1000", CUSTOMER_RATE_PER_S: "100000" },
+  GATEWAY_TIMEOUT_MS: "400",
+  GATEWAY_OVERRUN_MS: "100",
+  GATEWAY_LEASE_MS: "700",
+  RETRY_GRACE_MS: "800",
+  ACTION_DEADLINE_MS: "500",
+  MAIL_RATE_PER_S: "1000",
+  CUSTOMER_RATE_PER_S: "100000",
 };
 const HOLD_MS = 1_500;
 const HIT_MS_MAX = 25_000;

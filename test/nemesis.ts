@@ -104,19 +104,16 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     };
     const env = {
       DATABASE_URL: through(pg.url, links.postgres),
-      ...{
-        SANDBOX_GATEWAY_URL: `http://127.0.0.1:${links.gateway.port}`,
-        SMTP_URL: `smtp://127.0.0.1:${links.smtp.port}`,
-        DATA_DIR: folder,
-      },
-      ...{
-        ADMIN_TOKEN,
-        SHOPPER_TOKEN_SECRET: SECRET,
-        GATEWAY_TIMEOUT_MS: "600",
-        GATEWAY_OVERRUN_MS: "200",
-        GATEWAY_LEASE_MS: "1000",
-      },
-      ...{ RETRY_GRACE_MS: "3000", LOG_LEVEL: "info" },
+      SANDBOX_GATEWAY_URL: `http://127.0.0.1:${links.gateway.port}`,
+      SMTP_URL: `smtp://127.0.0.1:${links.smtp.port}`,
+      DATA_DIR: folder,
+      ADMIN_TOKEN,
+      SHOPPER_TOKEN_SECRET: SECRET,
+      GATEWAY_TIMEOUT_MS: "600",
+      GATEWAY_OVERRUN_MS: "200",
+      GATEWAY_LEASE_MS: "1000",
+      RETRY_GRACE_MS: "3000",
+      LOG_LEVEL: "info",
     };
     const world = { env: (more: Record<string, string> = {}) => ({ ...env, ...more }) };
 

@@ -299,24 +299,20 @@ async function pinned(saleId: string, customerId: string, reference: string) {
     ctx().scripts.pay(stamp, [{ key, customerId, reference, referenceBefore: "" }]),
   );
   const row = {
-    ...{
-      reference,
-      saleId,
-      reservationId: id,
-      reservationKey: key,
-      customerId,
-      gateway: "sandbox",
-      token: "tok_ok",
-      tokenDigest: tokenDigest("sandbox", "tok_ok"),
-    },
-    ...{
-      amount: 1000,
-      currency: "JPY",
-      lines: [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }],
-      contact: { email: "a@b.jp", name: "a" },
-      language: "en",
-      state: "queued" as const,
-    },
+    reference,
+    saleId,
+    reservationId: id,
+    reservationKey: key,
+    customerId,
+    gateway: "sandbox",
+    token: "tok_ok",
+    tokenDigest: tokenDigest("sandbox", "tok_ok"),
+    amount: 1000,
+    currency: "JPY",
+    lines: [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }],
+    contact: { email: "a@b.jp", name: "a" },
+    language: "en",
+    state: "queued" as const,
   };
   return { s, id, row, sale };
 }

@@ -59,17 +59,20 @@ async function queued(saleId: string, customerId: string, token = "tok_ok") {
   );
   const lines = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
   const row = {
-    ...{
-      reference,
-      saleId,
-      reservationId: id,
-      reservationKey: key,
-      customerId,
-      gateway: "sandbox",
-      token,
-      tokenDigest: tokenDigest("sandbox", token),
-    },
-    ...{ amount: 1000, currency: "JPY", lines, contact: CONTACT, language: "en", state: "queued" as const },
+    reference,
+    saleId,
+    reservationId: id,
+    reservationKey: key,
+    customerId,
+    gateway: "sandbox",
+    token,
+    tokenDigest: tokenDigest("sandbox", token),
+    amount: 1000,
+    currency: "JPY",
+    lines,
+    contact: CONTACT,
+    language: "en",
+    state: "queued" as const,
   };
   await insertPayments(ctx().db, [row]);
   return { s, id, key, reference, sale, row };
@@ -153,17 +156,15 @@ describe("rule K", () => {
   it("a top-up that Postgres has and a rebuild has counted is not added to Redis a second time", async () => {
     const { saleId, sale } = await saleWith(3);
     // Killed between the two stores.
-    await ctx()
-      .db.insert(stockMoves)
-      .values({
-        id: "mv_half",
-        saleId,
-        sku: "bag",
-        delta: 4,
-        reason: "half",
-        idempotencyKey: "half",
-        state: "granted",
-      });
+    await ctx().db.insert(stockMoves).values({
+      id: "mv_half",
+      saleId,
+      sku: "bag",
+      delta: 4,
+      reason: "half",
+      idempotencyKey: "half",
+      state: "granted",
+    });
     await ctx().db.update(items).set({ granted: 7 }).where(eq(items.saleId, saleId));
     await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
@@ -178,17 +179,15 @@ describe("rule K", () => {
 describe("rule L", () => {
   it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its figure once", async () => {
     const { saleId, sale } = await saleWith(5);
-    await ctx()
-      .db.insert(stockMoves)
-      .values({
-        id: "mv_less",
-        saleId,
-        sku: "bag",
-        delta: -2,
-        reason: "half",
-        idempotencyKey: "less",
-        state: "pending",
-      });
+    await ctx().db.insert(stockMoves).values({
+      id: "mv_less",
+      saleId,
+      sku: "bag",
+      delta: -2,
+      reason: "half",
+      idempotencyKey: "less",
+      state: "pending",
+    });
     await ctx().sales.call(sale, (s) =>
       ctx().scripts.topup(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }),
     );
@@ -415,7 +414,10 @@ describe("two workers at once", () => {
       .set({ state: "captured", claimed: true, capturedAt: new Date() })
       .where(eq(payments.saleId, saleId));
     const entry = (seq: number, some: typeof rows): JournalEntry => ({
-      ...{ id: `${seq}-0`, epoch: sale.epoch, seq, atMs: Date.now() },
+      id: `${seq}-0`,
+      epoch: sale.epoch,
+      seq,
+      atMs: Date.now(),
       transitions: some.map((r) => ({
         key: r.reservationKey,
         letter: "h",

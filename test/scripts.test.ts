@@ -53,18 +53,16 @@ let stamp: Stamp;
 
 async function install(change: Partial<InstallImage> = {}, settings: Record<string, number> = {}) {
   const image: InstallImage = {
-    ...{
-      epoch: 1,
-      seq: 0,
-      runId: redis.instance()?.runId ?? "",
-      holds: [],
-      customers: new Map(),
-      moves: [],
-      free: new Map([
-        ["bag", 3],
-        ["box", 1],
-      ]),
-    },
+    epoch: 1,
+    seq: 0,
+    runId: redis.instance()?.runId ?? "",
+    holds: [],
+    customers: new Map(),
+    moves: [],
+    free: new Map([
+      ["bag", 3],
+      ["box", 1],
+    ]),
     settings: {
       opensAt: 0,
       closesAt: 9e12,

@@ -112,21 +112,28 @@ export async function makeWorld(o: { gateway?: Record<string, string> } = {}): P
   const mailbox = await startMailbox(join(folder, "mails"));
   const running = new Set<Running>();
   const environment = (env: Record<string, string> = {}) => ({
-    ...{
-      REDIS_URL: redis.url,
-      DATABASE_URL: database.url,
-      SANDBOX_GATEWAY_URL: gateway.url,
-      SMTP_URL: mailbox.url,
-      DATA_DIR: folder,
-    },
-    ...{ ADMIN_TOKEN, SHOPPER_TOKEN_SECRET: SECRET, LOG_LEVEL: "silent", ...QUICK },
+    REDIS_URL: redis.url,
+    DATABASE_URL: database.url,
+    SANDBOX_GATEWAY_URL: gateway.url,
+    SMTP_URL: mailbox.url,
+    DATA_DIR: folder,
+    ADMIN_TOKEN,
+    SHOPPER_TOKEN_SECRET: SECRET,
+    LOG_LEVEL: "silent",
+    ...QUICK,
     // The servers of the tests need not outlive a power cut.
     ALLOW_UNSAFE: "fsync,full_page_writes",
     ...env,
   });
   const config = (env?: Record<string, string>) => readConfig(environment(env));
   return {
-    ...{ redis, databaseUrl: database.url, gateway, mailbox, folder, config, env: environment },
+    redis,
+    databaseUrl: database.url,
+    gateway,
+    mailbox,
+    folder,
+    config,
+    env: environment,
     async start(env, { mailbox: isLocal = true } = {}) {
       const c = config(env);
       const service = await compose(c, pino({ level: c.logLevel ?? "silent" }), {
@@ -244,17 +251,13 @@ let sales = 0;
 /** A sale that is open now, with one item `bag` of 10 units, unless told otherwise. */
 export function saleBodyOf(sale: Partial<SaleBody> = {}): SaleBody {
   return {
-    ...{
-      id: `sale-${++sales}-${nanoid(6).replace(/[^A-Za-z0-9]/g, "x")}`,
-      name: "Lucky bags",
-      currency: "JPY",
-      holdMs: 60_000,
-      maxUnitsPerCustomer: 2,
-    },
-    ...{
-      opensAt: new Date(Date.now() - 60_000).toISOString(),
-      closesAt: new Date(Date.now() + 86_400_000).toISOString(),
-    },
+    id: `sale-${++sales}-${nanoid(6).replace(/[^A-Za-z0-9]/g, "x")}`,
+    name: "Lucky bags",
+    currency: "JPY",
+    holdMs: 60_000,
+    maxUnitsPerCustomer: 2,
+    opensAt: new Date(Date.now() - 60_000).toISOString(),
+    closesAt: new Date(Date.now() + 86_400_000).toISOString(),
     items: [{ sku: "bag", name: "Lucky bag", unitPrice: 10_000, stock: 10 }],
     ...sale,
   };

@@ -84,8 +84,13 @@ export function readMailbox(folder: string): MailReader {
     const mail = await PostalMime.parse(raw);
     const to = mail.to?.map((a) => a.address ?? "").join(", ") ?? "";
     return {
-      ...{ id, at: new Date(Number(id.slice(0, 15))).toISOString(), to, subject: mail.subject ?? "" },
-      ...{ text: mail.text ?? "", html: mail.html ?? "", messageId: mail.messageId ?? "" },
+      id,
+      at: new Date(Number(id.slice(0, 15))).toISOString(),
+      to,
+      subject: mail.subject ?? "",
+      text: mail.text ?? "",
+      html: mail.html ?? "",
+      messageId: mail.messageId ?? "",
     };
   }
   return {

@@ -40,7 +40,8 @@ export interface Guarded {
 export const programOf = (file: URL, nodeOptions: string[] = []): string[] => [
   process.execPath,
   ...nodeOptions,
-  ...["--import", new URL("../loader.mjs", import.meta.url).href],
+  "--import",
+  new URL("../loader.mjs", import.meta.url).href,
   fileURLToPath(file),
 ];
 

@@ -69,24 +69,20 @@ export async function startRedis(
   const port = o.port ?? (await freePort());
   const password = o.password ?? nanoid(32);
   const settings = [
-    ...[
-      "bind 127.0.0.1",
-      `port ${port}`,
-      `requirepass ${password}`,
-      "protected-mode yes",
-      `dir "${dir}"`,
-      `pidfile "${pidFile}"`,
-      "daemonize no",
-      "set-proc-title no",
-    ],
+    "bind 127.0.0.1",
+    `port ${port}`,
+    `requirepass ${password}`,
+    "protected-mode yes",
+    `dir "${dir}"`,
+    `pidfile "${pidFile}"`,
+    "daemonize no",
+    "set-proc-title no",
     // Every acknowledged hold is on the disk (facts.md: everysec lost a third of them when the disk was slow).
-    ...[
-      "appendonly yes",
-      `appendfsync ${o.fsync ?? "always"}`,
-      'save ""',
-      "maxmemory-policy noeviction",
-      "loglevel warning",
-    ],
+    "appendonly yes",
+    `appendfsync ${o.fsync ?? "always"}`,
+    'save ""',
+    "maxmemory-policy noeviction",
+    "loglevel warning",
     ...(o.settings ?? []),
   ];
   await writeFile(conf, `${settings.join("\n")}\n`, { mode: 0o600 });

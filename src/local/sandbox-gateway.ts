@@ -225,7 +225,11 @@ export async function startSandboxGateway(o: SandboxOptions): Promise<{ url: str
     inFlightMax = Math.max(inFlightMax, inFlight);
     const charge: Charge = {
       id: `ch_${nanoid(16)}`,
-      ...{ reference: key, reservationId: b.reservationId, status: "pending", amount: b.amount, currency: b.currency },
+      reference: key,
+      reservationId: b.reservationId,
+      status: "pending",
+      amount: b.amount,
+      currency: b.currency,
       createdAt: new Date().toISOString(),
       returnUrl: b.returnUrl ?? null,
       asked,

@@ -46,8 +46,14 @@ export function settingsOf(s: {
   version: number;
 }) {
   return {
-    ...{ opensAt: s.opensAt.getTime(), closesAt: s.closesAt.getTime(), holdMs: s.holdMs, limit: s.maxUnitsPerCustomer },
-    ...{ reserving: s.reserving ? 1 : 0, shift: s.shiftMs, pausedAt: s.pausedAtMs, version: s.version },
+    opensAt: s.opensAt.getTime(),
+    closesAt: s.closesAt.getTime(),
+    holdMs: s.holdMs,
+    limit: s.maxUnitsPerCustomer,
+    reserving: s.reserving ? 1 : 0,
+    shift: s.shiftMs,
+    pausedAt: s.pausedAtMs,
+    version: s.version,
   };
 }
 

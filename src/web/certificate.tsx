@@ -19,8 +19,16 @@ const WORDS = {
     units:
       "Where every unit went: opening stock + top-ups = sold + refunded and not put back + in payment + held + free",
     unitHeads: [
-      ...["Item", "Opening", "Top-ups", "Sold", "Refunded, not put back", "In payment", "Held", "Free"],
-      ...["of these put back after a refund", "Unexplained"],
+      "Item",
+      "Opening",
+      "Top-ups",
+      "Sold",
+      "Refunded, not put back",
+      "In payment",
+      "Held",
+      "Free",
+      "of these put back after a refund",
+      "Unexplained",
     ],
     money: "Money, orders, mails",
     questions: [
@@ -47,8 +55,16 @@ const WORDS = {
     stockHeads: ["商品", "総数", "空き", "取り置き", "引当済み", "販売済み", "差異"],
     units: "すべての商品の行方: 開始時在庫 + 追加 = 販売済み + 返金（在庫に戻さず） + 支払い中 + 取り置き + 空き",
     unitHeads: [
-      ...["商品", "開始時", "追加", "販売済み", "返金（戻さず）", "支払い中", "取り置き", "空き"],
-      ...["うち返金後に在庫へ戻した数", "説明のつかない数"],
+      "商品",
+      "開始時",
+      "追加",
+      "販売済み",
+      "返金（戻さず）",
+      "支払い中",
+      "取り置き",
+      "空き",
+      "うち返金後に在庫へ戻した数",
+      "説明のつかない数",
     ],
     money: "請求・注文・メール",
     questions: [
@@ -104,10 +120,16 @@ const CertificatePage: FC<{ language: Language; sale: Sale; audit: Audit }> = ({
   const w = WORDS[language];
   const answers = [
     a.items.reduce((sum, i) => sum + Math.abs(i.difference), 0),
-    ...[a.charges.withoutOrder, a.charges.twice, a.charges.amountDiffers, a.orders.withoutCharge, a.mails.withoutOrder],
+    a.charges.withoutOrder,
+    a.charges.twice,
+    a.charges.amountDiffers,
+    a.orders.withoutCharge,
+    a.mails.withoutOrder,
   ];
   const figures = [
-    ...[a.charges.captured, a.charges.refunded, a.orders.recorded],
+    a.charges.captured,
+    a.charges.refunded,
+    a.orders.recorded,
     `${a.mails.sent} / ${a.mails.queued} / ${a.mails.failed}`,
     `${a.open.paying} / ${a.open.unknown} / ${a.open.refunding} / ${a.open.journalLag}`,
   ];

@@ -75,14 +75,12 @@ export function previewOf(sale: Sale, language: string): { subject: string; text
     .map((i) => ({ sku: i.sku, name: i.name, unitPrice: i.unitPrice, quantity: 1 }));
   const amount = lines.reduce((sum, l) => sum + l.unitPrice * l.quantity, sale.shippingFee);
   const order = {
-    ...{
-      id: "ord_PREVIEW",
-      amount,
-      currency: sale.currency,
-      gateway: sale.gateways[0] ?? "sandbox",
-      confirmedAt: new Date(),
-      lines,
-    },
+    id: "ord_PREVIEW",
+    amount,
+    currency: sale.currency,
+    gateway: sale.gateways[0] ?? "sandbox",
+    confirmedAt: new Date(),
+    lines,
     contact: { name: "山田 花", email: "hana@example.jp" },
     shipTo: {
       postalCode: "150-0001",

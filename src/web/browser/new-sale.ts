@@ -51,22 +51,24 @@ function saleOf(form: HTMLFormElement): Record<string, unknown> {
   };
   const any = (o: Record<string, unknown>) => (Object.values(o).some((v) => v !== undefined) ? o : undefined);
   return {
-    ...{
-      id: text("id"),
-      name: text("name"),
-      currency: text("currency"),
-      opensAt: instant("opensAt"),
-      closesAt: instant("closesAt"),
-    },
-    ...{
-      holdMs: Math.round(Number(text("holdMinutes")) * 60_000),
-      maxUnitsPerCustomer: Number(text("limit")),
-      shippingFee: Number(text("shippingFee")),
-    },
-    ...{ gateways: data.getAll("gateways"), language: optional("language"), shop: any(shop), terms: any(terms) },
+    id: text("id"),
+    name: text("name"),
+    currency: text("currency"),
+    opensAt: instant("opensAt"),
+    closesAt: instant("closesAt"),
+    holdMs: Math.round(Number(text("holdMinutes")) * 60_000),
+    maxUnitsPerCustomer: Number(text("limit")),
+    shippingFee: Number(text("shippingFee")),
+    gateways: data.getAll("gateways"),
+    language: optional("language"),
+    shop: any(shop),
+    terms: any(terms),
     items: rows.map((row) => ({
-      ...{ sku: of(row, "sku"), name: of(row, "itemName"), unitPrice: Number(of(row, "unitPrice")) },
-      ...{ taxPercent: Number(of(row, "taxPercent")), stock: Number(of(row, "stock")) },
+      sku: of(row, "sku"),
+      name: of(row, "itemName"),
+      unitPrice: Number(of(row, "unitPrice")),
+      taxPercent: Number(of(row, "taxPercent")),
+      stock: Number(of(row, "stock")),
     })),
   };
 }

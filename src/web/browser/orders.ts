@@ -40,8 +40,11 @@ function renderOrders(): void {
       // A changed state changes what can be done: then it is another row.
       key: `${o.id} ${o.status}`,
       cells: [
-        ...[o.id, formatInstant(o.confirmedAt, o.currency, language), `${o.contact.name} <${o.contact.email}>`],
-        ...[formatMoney(o.amount, o.currency, language), w.orderStates[o.status] ?? o.status],
+        o.id,
+        formatInstant(o.confirmedAt, o.currency, language),
+        `${o.contact.name} <${o.contact.email}>`,
+        formatMoney(o.amount, o.currency, language),
+        w.orderStates[o.status] ?? o.status,
       ],
       actions: () => [
         ...(o.status === "confirmed"
