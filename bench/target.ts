@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { nanoid } from "nanoid";
-import { freePort, programOf, startGuarded } from "../src/local/processes.ts";
+import { freePort, startGuarded } from "../src/local/processes.ts";
+import { programOf } from "../src/places.ts";
 import type { Audit } from "../src/recover/audit.ts";
 import { Wrong } from "./load.ts";
 

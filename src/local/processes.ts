@@ -2,7 +2,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { fileURLToPath } from "node:url";
 
 /**
  * A shell of three lines between us and the server. Its standard input is a pipe from us: when we end for whatever reason,
@@ -35,15 +34,6 @@ export interface Guarded {
   /** Tells it to stop and waits until it has. */
   stop(): Promise<void>;
 }
-
-/** The command that runs one of our TypeScript files as a program of its own. */
-export const programOf = (file: URL, nodeOptions: string[] = []): string[] => [
-  process.execPath,
-  ...nodeOptions,
-  "--import",
-  new URL("../loader.mjs", import.meta.url).href,
-  fileURLToPath(file),
-];
 
 /** Starts a server that stops when this process does. `signal` is what asks it to stop. */
 export function startGuarded(

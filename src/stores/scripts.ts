@@ -3,24 +3,25 @@
  * is a fault and means "unknown". The outcome words are those of the scripts' headers; a test holds both together.
  */
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { RESERVATION_LETTERS, type ReservationLetter, type ReservationState } from "../domain/lifecycle.ts";
+import { LUA_FOLDER } from "../places.ts";
 import { gateKeys, saleKeys } from "./keys.ts";
 import { type Redis, Unavailable } from "./redis.ts";
 
-const LUA = new URL("../../lua/", import.meta.url);
 /** Transitions of a sale get the prelude; the others stand alone. */
 const ALONE = new Set(["fence", "install", "line_join", "line_take", "permit_take", "permit_give", "gate_view"]);
 
 /** Text of a script as Redis gets it: the shebang line first, then the prelude, then the script. */
 export function scriptText(name: string): string {
-  const own = readFileSync(new URL(`${name}.lua`, LUA), "utf8");
+  const own = readFileSync(join(LUA_FOLDER, `${name}.lua`), "utf8");
   if (ALONE.has(name)) return own;
   const lineEnd = own.indexOf("\n");
-  return `${own.slice(0, lineEnd)}\n${readFileSync(new URL("prelude.lua", LUA), "utf8")}${own.slice(lineEnd)}`;
+  return `${own.slice(0, lineEnd)}\n${readFileSync(join(LUA_FOLDER, "prelude.lua"), "utf8")}${own.slice(lineEnd)}`;
 }
 
 export function scriptNames(): string[] {
-  return readdirSync(LUA)
+  return readdirSync(LUA_FOLDER)
     .filter((f) => f.endsWith(".lua") && f !== "prelude.lua")
     .map((f) => f.slice(0, -4));
 }

@@ -94,14 +94,15 @@ export async function page(
   };
   const { w } = pageContext;
   const title = o.title(w);
+  const style = o.standalone ? String(await pageContext.assets["style.css"].body()) : null;
   const html = (
     <html lang={language}>
       <head>
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>{title}</title>
-        {o.standalone ? (
-          <style dangerouslySetInnerHTML={{ __html: pageContext.assets["style.css"].body }} />
+        {style !== null ? (
+          <style dangerouslySetInnerHTML={{ __html: style }} />
         ) : (
           <>
             <link rel="icon" href={pageContext.assets["bag.svg"].path} />
