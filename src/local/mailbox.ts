@@ -3,22 +3,9 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { nanoid } from "nanoid";
+import type { MailReader, StoredMail } from "../domain/order.ts";
 import { optional } from "./optional.ts";
 
-export interface StoredMail {
-  id: string;
-  at: string;
-  to: string;
-  subject: string;
-  text: string;
-  html: string;
-  messageId: string;
-}
-export interface MailReader {
-  /** Newest first. */
-  list(max?: number): Promise<StoredMail[]>;
-  read(id: string): Promise<StoredMail | null>;
-}
 export interface Mailbox extends MailReader {
   url: string;
   folder: string;

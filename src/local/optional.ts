@@ -1,5 +1,5 @@
 /** Packages that only local mode needs: a production node is installed without them (`npm ci --omit=optional`). */
-import { StartError } from "./processes.ts";
+import { StartError } from "../domain/errors.ts";
 
 /** Loads one; where it was left out the error is one sentence, with what to do `instead`. */
 export async function optional<T>(name: string, instead: string, load: () => Promise<T>): Promise<T> {

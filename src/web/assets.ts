@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ASSETS_FOLDER, BUILT } from "../places.ts";
+import type { AssetName } from "./bundle-assets.ts";
 
 export interface Asset {
   type: string;
@@ -9,16 +10,6 @@ export interface Asset {
   path: string;
   body(): Promise<string | Buffer>;
 }
-export type AssetName =
-  | "shop.js"
-  | "order.js"
-  | "cockpit.js"
-  | "new-sale.js"
-  | "style.css"
-  | "bag.svg"
-  | "swagger-ui.css"
-  | "swagger-ui-bundle.js"
-  | "favicon-32x32.png";
 export type Assets = Record<AssetName, Asset>;
 /** assets/manifest.json of a build. */
 export type Manifest = Record<AssetName, { file: string; type: string }>;

@@ -4,7 +4,17 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { build, stop } from "esbuild";
-import type { AssetName } from "./assets.ts";
+
+export type AssetName =
+  | "shop.js"
+  | "order.js"
+  | "cockpit.js"
+  | "new-sale.js"
+  | "style.css"
+  | "bag.svg"
+  | "swagger-ui.css"
+  | "swagger-ui-bundle.js"
+  | "favicon-32x32.png";
 
 export interface BundledAsset {
   /** Its name with its content's digest. */

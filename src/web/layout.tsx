@@ -5,8 +5,8 @@ import { getCookie } from "hono/cookie";
 import type { Child, FC } from "hono/jsx";
 import { type Language, preferredLanguage } from "../domain/language.ts";
 import { headerOf, incomingOf, type Routes } from "../http/api.ts";
-import type { AssetName, Assets } from "./assets.ts";
-import { assets } from "./assets.ts";
+import { type Assets, assets } from "./assets.ts";
+import type { AssetName } from "./bundle-assets.ts";
 import { WORDS, type Words } from "./words.ts";
 
 /** Everything comes from this process; nothing inline, nothing from elsewhere, in no frame. */

@@ -3,11 +3,11 @@
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import { findSale, type Routes } from "../http/api.ts";
 import { type AdminAuth, signShopperToken } from "../http/auth.ts";
 import { Problem } from "../http/problem.ts";
 import { saleStatus } from "../http/views.ts";
-import type { Sale } from "../stores/sales.ts";
 import { assets } from "./assets.ts";
 import { cockpitRoutes } from "./cockpit.tsx";
 import { type PageContext, page } from "./layout.tsx";
