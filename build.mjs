@@ -72,7 +72,7 @@ async function writeLicences(inputs) {
   for (const name of [...packages].sort()) {
     const { version, license } = JSON.parse(await readFile(join(ROOT, name, "package.json"), "utf8"));
     const file = (await readdir(join(ROOT, name))).find((f) => /^licen[cs]e/i.test(f));
-    const text = file ? await readFile(join(ROOT, name, file), "utf8") : "";
+    const text = file ? await readFile(join(ROOT, name, file), "utf8") : `https://spdx.org/licenses/${license}.html`;
     texts.push(`${name.slice("node_modules/".length)} ${version} (${license})\n\n${text.trim()}\n`);
   }
   await writeFile(join(out, "THIRD-PARTY.txt"), texts.join(`\n${"-".repeat(80)}\n\n`));
