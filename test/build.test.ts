@@ -5,6 +5,7 @@ import { appendFile, cp, mkdtemp, readdir, readFile, rm, symlink, writeFile } fr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeWorld, until, type World } from "./support.ts";
 
@@ -150,8 +151,8 @@ describe("a production node", () => {
     const env = { DATABASE_URL: "postgres://127.0.0.1:1/none", REDIS_URL: "redis://127.0.0.1:1", GATEWAYS: "cod" };
     const { code, err } = await run(folder, ["serve"], { ...env, SHOPPER_TOKEN_SECRET: "a-secret-of-this-test" });
     expect(code).toBe(1);
-    expect(err).toMatch(/at async migrate \(src\/stores\/postgres\.ts:\d+:\d+\)/);
-    expect(err).toMatch(/at async compose \(src\/compose\.ts:\d+:\d+\)/);
+    // A digit where a package that is built in has a function of that name too.
+    expect(err).toMatch(/at (async )?migrate\d? \(src\/stores\/postgres\.ts:\d+:\d+\)/);
   });
 });
 
@@ -172,17 +173,23 @@ describe("a checkout", () => {
     });
   });
 
-  it.each(["lua/reserve.lua", "drizzle/0000_first.sql", "src/web/style.css", "package.json", "src/client/index.ts"])(
-    "notices a change of %s",
-    async (file) => {
-      await inFolder(async (folder) => {
-        await checkoutIn(folder);
-        await symlink(join(ROOT, "node_modules"), join(folder, "node_modules"));
+  it("notices a change of every kind of file that a build is made of", async () => {
+    await inFolder(async (folder) => {
+      await checkoutIn(folder);
+      const program = 'import { sourcesDigest } from "./src/sources.mjs"; console.log(sourcesDigest())';
+      const node = promisify(execFile);
+      const digest = async () =>
+        (await node(process.execPath, ["--input-type=module", "-e", program], { cwd: folder })).stdout.trim();
+      const seen = new Set([await digest()]);
+      expect([...seen]).toEqual([JSON.parse(await readFile(join(folder, "dist/build.json"), "utf8")).sources]);
+      const files = ["lua/reserve.lua", "drizzle/0000_first.sql", "src/web/style.css", "package.json", "build.mjs"];
+      for (const file of [...files, "src/client/index.ts", "package-lock.json"]) {
         await appendFile(join(folder, file), "\n");
-        expect((await run(folder, ["--version"])).err).toContain(STALE);
-      });
-    },
-  );
+        const before = seen.size;
+        expect(seen.add(await digest()).size, file).toBe(before + 1);
+      }
+    });
+  });
 
   it("without a build runs the sources, and without anything to run them with says what to do", async () => {
     await inFolder(async (folder) => {
@@ -201,5 +208,5 @@ describe("a checkout", () => {
 it("the licence of every package that is built in lies beside it", async () => {
   const texts = await readFile(join(ROOT, "dist/THIRD-PARTY.txt"), "utf8");
   for (const name of ["hono", "drizzle-orm", "zod", "@hono/zod-openapi", "uplot", "swagger-ui-dist"])
-    expect(texts).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+ \\(\\S+\\)\\n\\n.{20}`, "m"));
+    expect(texts).toMatch(new RegExp(`^${name} \\d+\\.\\d+\\.\\d+ \\(\\S+\\)\\n\\n\\S`, "m"));
 });
