@@ -317,7 +317,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       return streamSSE(c, async (stream) => {
         const gone = new AbortController();
         stream.onAbort(() => gone.abort());
-        for await (const { event, data } of sampler.watch(AbortSignal.any([gone.signal, ctx.draining]))) {
+        for await (const { event, data } of sampler.watch(gone.signal)) {
           await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });

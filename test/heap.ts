@@ -84,7 +84,8 @@ async function openWebSocket(url: URL): Promise<Ask> {
     const short = (received[1] as number) & 127;
     const head = short === 126 ? 4 : short === 127 ? 10 : 2;
     if (received.length < head) return null;
-    const length = short === 126 ? received.readUInt16BE(2) : short === 127 ? Number(received.readBigUInt64BE(2)) : short;
+    const length =
+      short === 126 ? received.readUInt16BE(2) : short === 127 ? Number(received.readBigUInt64BE(2)) : short;
     if (received.length < head + length) return null;
     const text = received.toString("utf8", head, head + length);
     received = received.subarray(head + length);

@@ -1,10 +1,12 @@
 /** What must leave nothing behind: the heap of a service in a process of its own, after a collection. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { CHANGES_CHANNEL } from "../src/keys.ts";
 import { startProcess } from "./crash.ts";
-import { inspect, keptLine, WITH_INSPECTOR } from "./heap.ts";
-import { askMany, openAndLeave, openStream } from "./http.ts";
-import { ADMIN_TOKEN, CONTACT, inParallel, makeWorld, operator, shopper, type Running, type World } from "./support.ts";
+import { inspect, type Kept, keptLine, WITH_INSPECTOR } from "./heap.ts";
+import { askMany, openAndLeave } from "./http.ts";
+import { ADMIN_TOKEN, CONTACT, inParallel, makeWorld, operator, type Running, shopper, type World } from "./support.ts";
+
+/** What a reading of an idle process may differ by; each leak that was found kept more. */
+const KEPT_MB_MAX = 0.6;
 
 let world: World;
 let helper: Running;
@@ -14,18 +16,20 @@ beforeAll(async () => {
 });
 afterAll(() => world.close());
 
-/** MB on the heap that `f` leaves behind, after it ran once before to fill what may be filled. */
-async function leaves(f: (url: string, round: number) => Promise<unknown>, env: Record<string, string> = {}) {
-  const service = await startProcess(world, { ...WITH_INSPECTOR, ...env });
+/** MB that `f` leaves behind: the least of two repetitions, after one to fill what may be filled; what is only settling down grows once. */
+async function leaves(f: (url: string, round: number) => Promise<unknown>): Promise<number> {
+  const service = await startProcess(world, { ...WITH_INSPECTOR, ROLE: "api" });
   try {
     const inspector = await inspect(service.output());
-    await f(service.url, 0);
-    const before = await inspector.kept();
-    await f(service.url, 1);
-    const after = await inspector.kept();
+    const kept: Kept[] = [];
+    for (let round = 0; round < 3; round++) {
+      await f(service.url, round);
+      kept.push(await inspector.kept());
+    }
     inspector.close();
-    console.log(`${keptLine("before:", before)}; ${keptLine("after:", after)}`);
-    return after.heap + after.external - before.heap - before.external;
+    console.log(kept.map((k, round) => keptLine(`round ${round}:`, k)).join("; "));
+    const [a, b, c] = kept.map((k) => k.heap + k.external) as [number, number, number];
+    return Math.min(b - a, c - b);
   } finally {
     service.kill();
     await service.ended;
@@ -33,16 +37,16 @@ async function leaves(f: (url: string, round: number) => Promise<unknown>, env: 
 }
 
 describe("nothing is kept", () => {
-  it("of 20,000 look-ups of sales that do not exist", async () => {
+  it("of 11,000 look-ups of sales that do not exist", async () => {
     const kept = await leaves(async (url, round) => {
-      const n = round === 0 ? 12_000 : 20_000;
+      const n = 11_000; // the negative cache holds ten thousand
       const answers = await askMany(url, n, (i) => ({ path: `/v1/sales/made-up-${round}-${i}` }));
       expect(answers).toEqual({ 404: n });
     });
-    expect(kept).toBeLessThan(2);
+    expect(kept).toBeLessThan(KEPT_MB_MAX);
   });
 
-  it("of 20,000 confirms that would have waited", async () => {
+  it("of 10,000 confirms that would have waited", async () => {
     const saleId = (await operator(helper.url).create()).body.id;
     const hana = shopper(helper.url, "waits");
     const { id } = (await hana.reserve(saleId, "k")).body;
@@ -50,11 +54,11 @@ describe("nothing is kept", () => {
     const headers = { authorization: hana.authorization, "content-type": "application/json", prefer: "wait=5" };
     const body = JSON.stringify({ payment: { gateway: "cod" }, contact: CONTACT });
     const kept = await leaves(async (url, round) => {
-      const n = round === 0 ? 2_000 : 20_000;
+      const n = 10_000;
       const path = `/v1/reservations/${id}/confirm`;
       expect(await askMany(url, n, () => ({ method: "POST", path, headers, body }))).toEqual({ 200: n });
     });
-    expect(kept).toBeLessThan(2);
+    expect(kept).toBeLessThan(KEPT_MB_MAX);
   });
 
   it("of 4,000 event streams that were opened and left, a shopper's and an operator's", async () => {
@@ -62,7 +66,7 @@ describe("nothing is kept", () => {
     const hana = shopper(helper.url, "watches");
     const { id } = (await hana.reserve(saleId, "k")).body;
     const kept = await leaves(async (url, round) => {
-      const n = round === 0 ? 200 : 2_000;
+      const n = 2_000;
       const streams = [
         { path: `/v1/reservations/${id}/events`, headers: { authorization: hana.authorization } },
         { path: "/v1/admin/events", headers: { authorization: `Bearer ${ADMIN_TOKEN}` } },
@@ -70,25 +74,6 @@ describe("nothing is kept", () => {
       const jobs = Array.from({ length: n }, () => streams.map((s) => () => openAndLeave(url, s))).flat();
       expect(new Set(await inParallel(20, jobs))).toEqual(new Set([200]));
     });
-    expect(kept).toBeLessThan(2);
-  });
-
-  it("of 20,000 hints to a stream that stays open", async () => {
-    const saleId = (await operator(helper.url).create()).body.id;
-    const hana = shopper(helper.url, "stays");
-    const { id } = (await hana.reserve(saleId, "k")).body;
-    const key = helper.service.ctx.ids.parse(id, "stays")?.key as string;
-    const headers = { authorization: hana.authorization };
-    const kept = await leaves(async (url, round) => {
-      const stream = await openStream(url, { path: `/v1/reservations/${id}/events`, headers });
-      // Each hint that finds the stream waiting makes it look again: by the answers of Redis there are many.
-      const looks = async () => Number(/cmdstat_evalsha.*?calls=(\d+)/.exec(await helper.service.ctx.redis.client.info("commandstats"))?.[1]);
-      const n = round === 0 ? 500 : 20_000;
-      const until = (await looks()) + n;
-      while ((await looks()) < until)
-        await Promise.all(Array.from({ length: 200 }, () => helper.service.ctx.redis.client.publish(CHANGES_CHANNEL, key)));
-      stream.destroy();
-    });
-    expect(kept).toBeLessThan(2);
+    expect(kept).toBeLessThan(KEPT_MB_MAX);
   });
 });
