@@ -53,7 +53,7 @@ describe("nothing is kept", () => {
     expect((await hana.confirm(id, { gateway: "cod" })).body.status).toBe("confirmed");
     const headers = { authorization: hana.authorization, "content-type": "application/json", prefer: "wait=5" };
     const body = JSON.stringify({ payment: { gateway: "cod" }, contact: CONTACT });
-    const kept = await leaves(async (url, round) => {
+    const kept = await leaves(async (url) => {
       const n = 10_000;
       const path = `/v1/reservations/${id}/confirm`;
       expect(await askMany(url, n, () => ({ method: "POST", path, headers, body }))).toEqual({ 200: n });
@@ -65,7 +65,7 @@ describe("nothing is kept", () => {
     const saleId = (await operator(helper.url).create()).body.id;
     const hana = shopper(helper.url, "watches");
     const { id } = (await hana.reserve(saleId, "k")).body;
-    const kept = await leaves(async (url, round) => {
+    const kept = await leaves(async (url) => {
       const n = 2_000;
       const streams = [
         { path: `/v1/reservations/${id}/events`, headers: { authorization: hana.authorization } },
