@@ -5,8 +5,8 @@
 import { randomBytes } from "node:crypto";
 import { connect } from "node:net";
 
-/** For a process whose heap is to be read. */
-export const WITH_INSPECTOR = { NODE_OPTIONS: "--inspect=0" };
+/** Environment of a process whose heap is to be read. */
+export const withInspector = (...options: string[]) => ({ NODE_OPTIONS: ["--inspect=0", ...options].join(" ") });
 
 const MB = 1_048_576;
 const ANSWER_MS_MAX = 30_000;

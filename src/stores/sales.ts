@@ -58,6 +58,7 @@ export interface Sale {
 /** A call that reaches Redis later than this after it was made is refused there: old bytes must not act (facts.md). */
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
+const UNKNOWN_SALES_MAX = 10_000;
 const CARTS_MAX = 200;
 /** So long after its end, and the last hold's, a sale is still looked after all the time: late payments arrive. */
 const LOOKED_AFTER_MS = 3_600_000;
@@ -135,8 +136,13 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
       throw new Unavailable("Postgres does not answer", 1000, { cause: error });
     });
     if (!sale) {
-      if (unknownUntil.size > 10_000) unknownUntil.clear();
-      unknownUntil.set(key, Date.now() + UNKNOWN_SALE_MS);
+      // The oldest first: what is over, and what is too much. Names that outsiders make up must not grow into anything.
+      const now = Date.now();
+      unknownUntil.delete(key);
+      for (const [old, until] of unknownUntil)
+        if (until <= now || unknownUntil.size >= UNKNOWN_SALES_MAX) unknownUntil.delete(old);
+        else break;
+      unknownUntil.set(key, now + UNKNOWN_SALE_MS);
     } else unknownUntil.delete(key);
     return sale;
   }
