@@ -2,12 +2,14 @@
  * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
  * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
  */
+
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { NewerEntry } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import type { Sale } from "../stores/sales.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -32,9 +34,6 @@ export interface JournalEntry {
 }
 
 type RawEntry = [id: string, fields: string[] | null];
-
-/** Written by a newer version, which runs beside this one while it is rolled out: it is left for a process that knows it. */
-class NewerEntry extends Error {}
 
 /** Throws when an entry cannot be read: it is not ours to guess. */
 export function parseEntry([id, fields]: RawEntry): JournalEntry {
