@@ -1,7 +1,6 @@
 /** Operator routes. Each one that changes something leaves a row in the admin log. */
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
-import { streamSSE } from "hono/streaming";
 import type { AdminAuth } from "./auth.ts";
 import type { Boards } from "./board.ts";
 import type { Context } from "./context.ts";
@@ -314,10 +313,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
     (c) => {
       admin(c);
       if (sampler.isFull()) throw new Problem("OVERLOADED", "too many watch already");
-      return streamSSE(c, async (stream) => {
-        const gone = new AbortController();
-        stream.onAbort(() => gone.abort());
-        for await (const { event, data } of sampler.watch(AbortSignal.any([gone.signal, ctx.draining]))) {
+      return routes.events(c, async (stream, gone) => {
+        for await (const { event, data } of sampler.watch(AbortSignal.any([gone, ctx.draining]))) {
           await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });

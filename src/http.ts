@@ -1,7 +1,6 @@
 /** The HTTP API: shopper routes in the order of the flow, then operations. Operator routes are in admin.ts. */
 import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
-import { streamSSE } from "hono/streaming";
 import { adminRoutes } from "./admin.ts";
 import { adminAuth, customerRate, shopperAuth } from "./auth.ts";
 import { makeBoards, notOpen, refusalOf } from "./board.ts";
@@ -238,13 +237,10 @@ export function makeApp(ctx: Context) {
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
       let view: ReservationView | null = await readView(sale, id.key);
-      c.header("x-content-type-options", "nosniff");
-      return streamSSE(c, async (stream) => {
+      return routes.events(c, async (stream, gone) => {
         let told = "";
         let toldAt = Date.now();
-        const gone = new AbortController();
-        stream.onAbort(() => gone.abort());
-        while (!gone.signal.aborted && !ctx.draining.aborted) {
+        while (!gone.aborted && !ctx.draining.aborted) {
           const data = view && JSON.stringify({ ...view, serverTime: undefined });
           if (view && data !== told) {
             await stream.writeSSE({ event: "reservation", data: JSON.stringify(view) });
@@ -256,7 +252,7 @@ export function makeApp(ctx: Context) {
             await stream.write(": still here\n\n");
             toldAt = Date.now();
           }
-          await ctx.changes.next(id.key, LOOK_MS, AbortSignal.any([gone.signal, ctx.draining]));
+          await ctx.changes.next(id.key, LOOK_MS, AbortSignal.any([gone, ctx.draining]));
           try {
             view = await readView(sale, id.key);
           } catch (error) {

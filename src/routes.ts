@@ -2,6 +2,7 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
+import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import { Overloaded } from "./coalesce.ts";
 import type { Context } from "./context.ts";
 import { NAME } from "./contract.ts";
@@ -188,6 +189,16 @@ export function makeRoutes(ctx: Context) {
     return new Response(body as ConstructorParameters<typeof Response>[0], {
       status,
       headers: headersOf(asked, requestIdOf(asked), headers),
+    });
+  }
+  /** An event stream, with the headers every answer carries. `gone` aborts when the reader has gone away. */
+  function events(c: Http, write: (stream: SSEStreamingApi, gone: AbortSignal) => Promise<void>): Response {
+    const asked = incomingOf(c).headers;
+    for (const [name, value] of Object.entries(headersOf(asked, requestIdOf(asked), {}))) c.header(name, value);
+    return streamSSE(c, (stream) => {
+      const gone = new AbortController();
+      stream.onAbort(() => gone.abort());
+      return write(stream, gone.signal);
     });
   }
   function toResponse(r: Reply): Response {
@@ -384,7 +395,7 @@ export function makeRoutes(ctx: Context) {
     );
   }
 
-  return { app, specs, route, rush, front, reply, json, send, bodyOf, bodyText };
+  return { app, specs, route, rush, front, reply, json, send, events, bodyOf, bodyText };
 }
 
 /** The sale of that id, else NOT_FOUND; what cannot be an id is asked for nowhere. */

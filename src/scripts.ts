@@ -6,6 +6,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { gateKeys, saleKeys } from "./keys.ts";
 import { RESERVATION_LETTERS, type ReservationLetter, type ReservationState } from "./lifecycle.ts";
 import { type Redis, Unavailable } from "./redis.ts";
+import { ArgumentRefused } from "./refused.ts";
 
 const LUA = new URL("../lua/", import.meta.url);
 /** Transitions of a sale get the prelude; the others stand alone. */
@@ -24,6 +25,9 @@ export function scriptNames(): string[] {
     .filter((f) => f.endsWith(".lua") && f !== "prelude.lua")
     .map((f) => f.slice(0, -4));
 }
+
+/** An error of Lua itself, at something it was given. What a server answers of its own state begins with another word (OOM, READONLY, BUSY ...). */
+const SCRIPT_STOPPED = /^ERR .*user_script:\d+:/s;
 
 /** What a call to a sale's transitions must agree with: see lua/prelude.lua. */
 export interface Stamp {
@@ -219,6 +223,8 @@ export function makeScripts(redis: Redis) {
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       if (message.includes("BROKEN ")) throw new StaleEpoch("", message);
+      if (message.includes("ARGUMENT ") || SCRIPT_STOPPED.test(message))
+        throw new ArgumentRefused(`${name}: ${message}`, { cause: error });
       throw new Unavailable(`Redis did not answer ${name}: ${message}`, 1000, { cause: error });
     }
   }

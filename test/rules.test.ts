@@ -20,8 +20,9 @@ import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
 import { charge } from "../src/stages/charge.ts";
 import { followPayments } from "../src/stages/confirm.ts";
+import type { JournalEntry } from "../src/stages/journal.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { type JournalEntry, mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
+import { mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */

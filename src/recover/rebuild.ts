@@ -9,6 +9,7 @@
  */
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
+import { withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Tx } from "../db.ts";
@@ -17,7 +18,8 @@ import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } fro
 import { type Instance, Unavailable } from "../redis.ts";
 import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
 import type { Hold, InstallImage } from "../scripts.ts";
-import { confirmedIn, type JournalEntry, mirrorHolds, parseEntry, recordOrders } from "../stages/persist.ts";
+import { byHold, type JournalEntry, parseEntry } from "../stages/journal.ts";
+import { confirmedIn, mirrorHolds, recordOrders } from "../stages/persist.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -73,11 +75,19 @@ async function drain(ctx: Context, saleId: string): Promise<number> {
         ctx.log.error({ err: error, saleId, entry: r[0] }, "a journal entry cannot be read; persist sets it aside");
       }
     }
-    if (entries.length > 0)
-      await ctx.db.transaction(async (tx) => {
-        await mirrorHolds(tx, saleId, entries);
-        await recordOrders(tx, confirmedIn(entries));
+    const write = (some: JournalEntry[]) =>
+      ctx.db.transaction(async (tx) => {
+        await mirrorHolds(tx, saleId, some);
+        await recordOrders(tx, confirmedIn(some));
       });
+    const passedOver = (part: JournalEntry, error: unknown) =>
+      ctx.log.error({ err: error, saleId, entry: part.id }, "Postgres refuses a transition; persist sets it aside");
+    // A sale is not kept from being rebuilt by one hold that cannot be written down.
+    await withoutGuilty(
+      write,
+      entries.filter((e) => e.transitions.length > 0),
+      (entry) => withoutGuilty(write, byHold(entry), passedOver),
+    );
     drained += entries.length;
   }
 }

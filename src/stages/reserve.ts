@@ -2,6 +2,7 @@
 import { coalesce } from "../coalesce.ts";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
+import { ownFault } from "../refused.ts";
 import type { Sale } from "../sales.ts";
 import type { ReserveResult, SaleClock } from "../scripts.ts";
 
@@ -43,5 +44,5 @@ export function reserveStage(ctx: Context) {
   }
 
   /** One result per request. Throws Unavailable (unknown: repeat with the same key) or Overloaded (nothing done). */
-  return (sale: Sale, request: ReserveRequest): Promise<Reserved> => ofSale(sale)(request);
+  return (sale: Sale, request: ReserveRequest): Promise<Reserved> => ofSale(sale)(request).catch(ownFault);
 }

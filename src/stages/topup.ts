@@ -7,6 +7,8 @@ import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
+import { invalid } from "../problem.ts";
+import { refusalOf } from "../refused.ts";
 import type { Sale } from "../sales.ts";
 import { epochs, items, stockMoves } from "../schema.ts";
 
@@ -49,12 +51,18 @@ export async function topUp(
           .where(and(eq(stockMoves.saleId, sale.id), eq(stockMoves.idempotencyKey, r.idempotencyKey)));
         return { move: before as StockMove, replayed: true };
       }
-      if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta);
+      if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta).catch(tooMany);
       return { move: inserted, replayed: false };
     }),
   );
   if (move.sku !== r.sku || move.delta !== r.delta) return { outcome: "MISMATCH" };
   return { ...(await finishMove(ctx, sale, move)), replayed } as Topup;
+}
+
+/** More than an item's figures can count. */
+function tooMany(error: unknown): never {
+  if (refusalOf(error) !== "value") throw error;
+  throw invalid([{ path: "delta", message: "would put more units on sale than an item can have" }]);
 }
 
 type Queryable = Pick<Context["db"], "update">;

@@ -87,7 +87,7 @@ const DEFECTS: Defect[] = [
   one(
     "rule D: no tombstone before a hold is given back",
     "src/payments.ts",
-    `await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: "not_written", endedAt: new Date() }]);\n  return (await findPayment(db, p.reference)) as Payment;`,
+    `await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: NOT_WRITTEN, endedAt: new Date() }]);\n  return (await findPayment(db, p.reference)) as Payment;`,
     `return { ...p, ...nothing, state: "cancelled", declineCode: "not_written" } as never as Payment;`,
     "recover",
     "between the pin and the payment row",
