@@ -1,7 +1,10 @@
 /** One request never fails another's: what one of them carries is refused to it alone, at the door, and beneath it by whichever store refuses. */
+import { eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { items } from "../src/stores/schema.ts";
 import {
+  ADMIN_TOKEN,
   CONTACT,
   call,
   inParallel,
@@ -111,5 +114,97 @@ describe("at the door", () => {
       headers: { authorization: shopper(api.url, bad).authorization },
     });
     expect(other.status).toBe(401);
+  });
+
+  it("a token whose customer is no text of visible characters is 401", async () => {
+    const saleId = await saleWith(1);
+    for (const sub of [...UNFIT.map((u) => `a${u}b`), "a b", "", "x".repeat(129), "\u200b"]) {
+      const r = await call(`${api.url}/v1/sales/${saleId}/reservations`, {
+        headers: { authorization: shopper(api.url, sub).authorization },
+      });
+      expect([r.status, r.body.code], JSON.stringify(sub)).toEqual([401, "UNAUTHENTICATED"]);
+    }
+    // In code points: 128 of them outside the basic plane are 256 units.
+    const long = shopper(api.url, "\u{20bb7}".repeat(128));
+    expect((await long.list(saleId)).status).toBe(200);
+  });
+
+  it("a text is as long as it has code points; addresses, terms and notes may have line breaks and tabs", async () => {
+    const saleId = await saleWith(5);
+    const s = shopper(api.url, `long-${nanoid(6)}`);
+    const { id } = (await s.reserve(saleId, "k")).body;
+    const confirm = (more: Record<string, unknown>) => s.confirm(id, { gateway: "cod" }, { waitS: 0, more });
+    const tooLong = await confirm({ contact: { ...CONTACT, name: "\u{20bb7}".repeat(201) } });
+    expect([tooLong.status, (tooLong.body as Refused).errors?.[0]?.path]).toEqual([422, "contact.name"]);
+    const broken = await confirm({ contact: { ...CONTACT, name: "a\nb" } });
+    expect([broken.status, (broken.body as Refused).errors?.[0]?.path]).toEqual([422, "contact.name"]);
+    const name = "\u{20bb7}\u{1f468}\u200d\u{1f469}".repeat(50);
+    expect((await confirm({ contact: { ...CONTACT, name }, shipTo: { address: "a\n\tb\r\nc" } })).status).toBe(202);
+    const lines = "a\n\tb";
+    const created = await op.create({
+      shop: { name: "Shop", address: lines },
+      terms: { payment: lines, delivery: lines, cancellation: lines, notes: { ja: lines, en: lines } },
+    });
+    expect(created.status).toBe(201);
+  });
+
+  it.each([
+    ["1969-12-31T23:59:59Z", "opensAt"],
+    ["1999-12-31T23:59:59.999Z", "opensAt"],
+    ["2100-01-01T00:00:00Z", "closesAt"],
+    ["9999-12-31T23:59:59Z", "closesAt"],
+  ])("%s is not between 2000 and 2100: 422 at %s, and the list of sales stays whole", async (instant, path) => {
+    const r = await op.post<Refused>("/sales", { ...saleBodyOf({ items: bags(1) }), [path]: instant });
+    expect([r.status, r.body.errors?.[0]?.path]).toEqual([422, path]);
+    const patched = await op.patch(await saleWith(1), { closesAt: instant });
+    expect([patched.status, (patched.body as Refused).errors?.[0]?.path]).toEqual([422, "closesAt"]);
+    expect((await op.get("/sales")).status).toBe(200);
+  });
+
+  it("more units than an item can count are 422 at delta, and nothing is put on sale", async () => {
+    const saleId = await saleWith(1);
+    const { setup, sale } = { setup: api.service.ctx.db, sale: eq(items.saleId, saleId) };
+    await setup
+      .update(items)
+      .set({ granted: 2 ** 31 - 10 })
+      .where(sale);
+    const r = await op.topUp(saleId, 100, nanoid());
+    expect([r.status, (r.body as Refused).errors?.[0]?.path]).toEqual([422, "delta"]);
+    expect((await setup.select().from(items).where(sale))[0]?.granted).toBe(2 ** 31 - 10);
+  });
+
+  it("a sign-in form that is too large or cannot be read is refused like any other", async () => {
+    const signIn = (type: string, body: string) =>
+      call(`${api.url}/admin/sign-in`, {
+        method: "POST",
+        headers: { "content-type": type, "sec-fetch-site": "same-origin" },
+        body,
+      });
+    expect((await signIn("application/x-www-form-urlencoded", `token=${"x".repeat(5_000)}`)).status).toBe(413);
+    expect((await signIn("multipart/form-data; boundary=x", "no form")).status).toBe(401);
+  });
+});
+
+describe("answers", () => {
+  it("of event streams carry X-Request-Id and the headers that every answer carries", async () => {
+    const saleId = await saleWith(5);
+    const s = shopper(api.url, `events-${nanoid(6)}`);
+    const { id } = (await s.reserve(saleId, "k")).body;
+    for (const [path, authorization] of [
+      [`/v1/reservations/${id}/events`, s.authorization],
+      ["/v1/admin/events", `Bearer ${ADMIN_TOKEN}`],
+    ] as const) {
+      const gone = new AbortController();
+      const r = await fetch(`${api.url}${path}`, {
+        headers: { authorization, "x-request-id": "stream-1" },
+        signal: gone.signal,
+      });
+      expect(r.status).toBe(200);
+      expect(r.headers.get("content-type")).toContain("text/event-stream");
+      expect(r.headers.get("x-request-id")).toBe("stream-1");
+      expect(r.headers.get("x-content-type-options")).toBe("nosniff");
+      expect(r.headers.get("content-security-policy")).toContain("default-src 'none'");
+      gone.abort();
+    }
   });
 });

@@ -1,21 +1,21 @@
 /** Beneath the door: a poisoned row in every path where requests go together. Whoever stood beside it notices nothing. */
 import { eq } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { apart, coalesce } from "../src/coalesce.ts";
-import { makeReference } from "../src/ids.ts";
-import { gateKeys, saleKeys } from "../src/keys.ts";
+import { makeReference } from "../src/domain/ids.ts";
 import { smtpMailer } from "../src/notify/mail.ts";
 import { sendOnce } from "../src/notify/outbox.ts";
-import { findPayment, insertPayments, type RowToInsert } from "../src/payments.ts";
+import { findPayment, insertPayments, type RowToInsert } from "../src/payments/rows.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
-import { ArgumentRefused } from "../src/refused.ts";
-import type { Sale } from "../src/sales.ts";
-import { deadLetters, orders, outbox, payments, reservations } from "../src/schema.ts";
 import { chargeBatch } from "../src/stages/charge.ts";
 import { payStage } from "../src/stages/pay.ts";
 import { persistStage } from "../src/stages/persist.ts";
 import { reserveStage } from "../src/stages/reserve.ts";
+import { apart, coalesce } from "../src/stores/coalesce.ts";
+import { gateKeys, saleKeys } from "../src/stores/keys.ts";
+import { ArgumentRefused } from "../src/stores/refused.ts";
+import type { Sale } from "../src/stores/sales.ts";
+import { deadLetters, orders, outbox, payments, reservations } from "../src/stores/schema.ts";
 import { CONTACT, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
 /** A world whose loops do not run: each step is taken by hand. A grace longer than any hold, so that it would show. */
@@ -200,7 +200,7 @@ describe("beside a poisoned one", () => {
     const holds = await Promise.all(NAMES.map((name) => held(sale, name)));
     const poison = { ...(holds[3] as (typeof holds)[number]), customerId: "with\u0007bell" };
     const packed = `h|${Date.now() + 600_000}||bag:1|${poison.customerId}`;
-    await ctx().redis.client.hset(saleKeys(sale.id).book[3] as string, poison.key, packed);
+    await ctx().redis.client.hset(saleKeys(sale.id).transitionKeys[3] as string, poison.key, packed);
     const answers = await Promise.allSettled(holds.map((h, i) => pay(sale, payRequest(i === 3 ? poison : h))));
     answers.forEach((r, i) => {
       if (i === 3) expect(r).toMatchObject({ status: "rejected", reason: { code: "INVALID_REQUEST" } });
@@ -338,7 +338,7 @@ describe("beside a poisoned one", () => {
       before.set(p.key, (await holdOf(sale, p.key))?.deadlineMs as number);
     }
     const { client } = ctx().redis;
-    const [, , , holds, , paying] = saleKeys(sale.id).book as string[];
+    const [, , , holds, , paying] = saleKeys(sale.id).transitionKeys as string[];
     const poison = all[3] as Pinned;
     await client.hset(holds as string, poison.key, `p|${before.get(poison.key)}|with\u0000nul|bag:1|POISON`);
     for (const p of all) await client.zadd(paying as string, 1, p.key);
@@ -399,11 +399,11 @@ describe("beside a poisoned one", () => {
     const sale = await saleWith();
     const all = await inPayment(sale, () => ({}));
     const references = NAMES.map((n) => (n === "POISON" ? "with\u0000nul" : (all.get(n) as Pinned).reference));
-    const seen = await Promise.allSettled(references.map((r) => ctx().look.payment(r)));
+    const seen = await Promise.allSettled(references.map((r) => ctx().reads.payment(r)));
     expect(seen.map((s) => (s.status === "fulfilled" ? s.value?.reference : "POISON"))).toEqual(
       NAMES.map((n) => (n === "POISON" ? n : all.get(n)?.reference)),
     );
-    const recorded = await Promise.allSettled(references.map((r) => ctx().look.recorded(`ord_${r}`)));
+    const recorded = await Promise.allSettled(references.map((r) => ctx().reads.recorded(`ord_${r}`)));
     expect(recorded.map((s) => (s.status === "fulfilled" ? s.value : "POISON"))).toEqual(
       NAMES.map((n) => (n === "POISON" ? n : false)),
     );
@@ -413,7 +413,7 @@ describe("beside a poisoned one", () => {
       return gateView(gateway, some);
     };
     try {
-      const places = await Promise.allSettled(references.map((r) => ctx().look.place("sandbox", r)));
+      const places = await Promise.allSettled(references.map((r) => ctx().reads.place("sandbox", r)));
       expect(places.map((p) => p.status)).toEqual(NAMES.map((n) => (n === "POISON" ? "rejected" : "fulfilled")));
     } finally {
       ctx().scripts.gateView = gateView;
@@ -426,7 +426,7 @@ describe("grace", () => {
     const sale = await saleWith();
     const p = await pinned(sale, "never-written");
     const before = (await holdOf(sale, p.key))?.deadlineMs as number;
-    await ctx().redis.client.zadd(saleKeys(sale.id).book[5] as string, 1, p.key);
+    await ctx().redis.client.zadd(saleKeys(sale.id).transitionKeys[5] as string, 1, p.key);
     await reconcileOnce(ctx());
     expect(await holdOf(sale, p.key)).toMatchObject({ state: "held", deadlineMs: before });
     expect(await findPayment(ctx().db, p.reference)).toMatchObject({ state: "cancelled", declineCode: "not_written" });

@@ -7,19 +7,29 @@
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
  */
+
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
-import { withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
-import { type Instance, Unavailable } from "../redis.ts";
-import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
-import type { Hold, InstallImage } from "../scripts.ts";
+import { around } from "../crash-points.ts";
+import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { byHold, type JournalEntry, parseEntry } from "../stages/journal.ts";
 import { confirmedIn, mirrorHolds, recordOrders } from "../stages/persist.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { type Instance, Unavailable } from "../stores/redis.ts";
+import {
+  epochs,
+  items,
+  journalPositions,
+  orders,
+  payments,
+  reservations,
+  sales,
+  stockMoves,
+} from "../stores/schema.ts";
+import type { Hold, InstallImage } from "../stores/scripts.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */

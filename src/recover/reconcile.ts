@@ -2,15 +2,14 @@
  * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number: every
  * step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on.
  */
+
 import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
-import { withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Gate } from "../gate.ts";
+import { around } from "../crash-points.ts";
+import { saleNoOfReservation } from "../domain/ids.ts";
+import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../domain/lifecycle.ts";
+import type { Gate } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
-import { saleKeys } from "../keys.ts";
-import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../lifecycle.ts";
 import {
   cancelQueued,
   claimLate,
@@ -23,16 +22,18 @@ import {
   takeOver,
   unclaimUnits,
   writeTombstone,
-} from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { isDataError } from "../refused.ts";
-import { isOver, type Sale } from "../sales.ts";
-import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
-import type { Hold } from "../scripts.ts";
+} from "../payments/rows.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
-import { followPayments } from "../stages/confirm.ts";
 import { recordOrders } from "../stages/persist.ts";
-import { finishMove } from "../stages/topup.ts";
+import { settleHolds } from "../stages/settle-holds.ts";
+import { finishMove } from "../stages/top-up.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
+import { saleKeys } from "../stores/keys.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { isDataError } from "../stores/refused.ts";
+import { isOver, type Sale } from "../stores/sales.ts";
+import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../stores/schema.ts";
+import type { Hold } from "../stores/scripts.ts";
 import { settingsOf } from "./rebuild.ts";
 
 const BATCH_MAX = 200;
@@ -155,7 +156,7 @@ async function resolveOpen(ctx: Context): Promise<number> {
       });
       if (stored) {
         looked++;
-        await followPayments(ctx, [stored]);
+        await settleHolds(ctx, [stored]);
       }
     }
   };
@@ -192,15 +193,13 @@ async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
     ctx.log.error({ err: error, reference }, "captured, and Postgres refuses its order: a person has to look"),
   );
   ctx.work.emit("outbox");
-  await followPayments(ctx, captured).catch((error) =>
-    ctx.log.debug({ err: error }, "holds follow when Redis is back"),
-  );
+  await settleHolds(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
   return recorded;
 }
 
 /** Rule D: every hold that has been paying for a while, compared with its payment. */
 async function followPaying(ctx: Context, sale: Sale): Promise<number> {
-  const paying = saleKeys(sale.id).book[5] as string;
+  const paying = saleKeys(sale.id).transitionKeys[5] as string;
   const before = Date.now() + sale.clockAheadMs - SETTLED_MS;
   const old = await ctx.redis.client.zrange(paying, "-inf", String(before), "BYSCORE");
   let followed = 0;
@@ -235,7 +234,7 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
     if (!p) continue;
     if (p.state === "captured" || leavesHold(p)) toFollow.push(p);
   }
-  await followPayments(ctx, toFollow);
+  await settleHolds(ctx, toFollow);
   return toFollow.length;
 }
 
@@ -251,7 +250,7 @@ async function followHonoured(ctx: Context): Promise<void> {
       and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))),
     )
     .limit(BATCH_MAX);
-  await followPayments(ctx, rows);
+  await settleHolds(ctx, rows);
 }
 
 /** Queued too long -> held again; queued and not in line (a crash, a lost Redis) -> in line. */
@@ -261,7 +260,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
     .from(payments)
     .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax))))
     .limit(BATCH_MAX);
-  await followPayments(
+  await settleHolds(
     ctx,
     await cancelQueued(
       ctx.db,
@@ -402,7 +401,7 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
         { reference: p.reference },
         "captured after its payment had ended, while its hold still lived: honoured",
       );
-      return followPayments(ctx, [honoured]);
+      return settleHolds(ctx, [honoured]);
     }
   }
   ctx.log.error({ reference: p.reference }, "captured after its payment had ended: it is refunded");

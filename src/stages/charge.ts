@@ -2,13 +2,12 @@
  * charge: what happens inside a permit. Claim in Postgres, ask the gateway, write the outcome, bring the hold in line.
  * No transaction is open while the gateway works; unknown is a state, not an error.
  */
+
 import { and, eq, inArray, sql } from "drizzle-orm";
-import { withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Gate, Permit } from "../gate.ts";
+import { around } from "../crash-points.ts";
+import type { Gate, Permit } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import { CHANGES_CHANNEL } from "../keys.ts";
 import {
   cancelQueued,
   claimAtOnce,
@@ -18,10 +17,12 @@ import {
   type Payment,
   settlePayment,
   UNUSABLE,
-} from "../payments.ts";
-import { gates, payments } from "../schema.ts";
-import { storable } from "../texts.ts";
-import { followPayments } from "./confirm.ts";
+} from "../payments/rows.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
+import { CHANGES_CHANNEL } from "../stores/keys.ts";
+import { storable } from "../stores/refused.ts";
+import { gates, payments } from "../stores/schema.ts";
+import { settleHolds } from "./settle-holds.ts";
 
 const COD_BATCH_MAX = 256;
 const ANSWER_LENGTH_MAX = 4_000;
@@ -101,7 +102,7 @@ export async function charge(
   if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
   if (Date.now() - payment.queuedAt.getTime() > ctx.config.payWaitMsMax) {
     await gate.settle(permit, null, null);
-    return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
+    return settleHolds(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
   }
   // Rule E, first check. Not sent: reconcile puts the payment back in line.
   if (!permit.covers()) return gate.settle(permit, null, null);
@@ -112,7 +113,7 @@ export async function charge(
     case "NO_UNITS":
       ctx.log.error({ reference: payment.reference }, "no unit to claim: the hold is released and nobody was charged");
       await gate.settle(permit, null, null);
-      return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], NO_UNITS));
+      return settleHolds(ctx, await cancelQueued(ctx.db, [payment.reference], NO_UNITS));
     case "OLD_EPOCH":
       await ctx.sales.refresh(sale.id);
       return gate.settle(permit, null, null);
@@ -131,7 +132,7 @@ export async function charge(
   const stored = await around("charge.outcome", () =>
     settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs),
   );
-  await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
+  await Promise.all([gate.settle(permit, answer, callMs), settleHolds(ctx, [stored])]);
   if (stored.state === "action_required" || stored.state === "unknown")
     await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
@@ -206,7 +207,7 @@ async function claimOfSale(ctx: Context, saleId: string, references: string[]): 
   const claim = (some: string[]) => claimTogether(ctx, saleId, some);
   await withoutGuilty(claim, references, async (reference, error) => {
     ctx.log.error({ err: error, reference }, "a payment cannot be claimed for: its hold is given back");
-    await followPayments(ctx, await cancelQueued(ctx.db, [reference], UNUSABLE));
+    await settleHolds(ctx, await cancelQueued(ctx.db, [reference], UNUSABLE));
   });
 }
 
@@ -218,10 +219,10 @@ async function claimTogether(ctx: Context, saleId: string, references: string[])
     await ctx.sales.refresh(saleId);
   } else if (done === "NO_UNITS") {
     if (references.length > 1) for (const one of references) await claimTogether(ctx, saleId, [one]);
-    else await followPayments(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
+    else await settleHolds(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
   } else {
     ctx.metrics.outcomes.inc({ stage: "charge", outcome: "captured" }, done.length);
-    await followPayments(ctx, done);
+    await settleHolds(ctx, done);
   }
 }
 

@@ -3,18 +3,19 @@
  * line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back (rule D), or a
  * row outside the line, which it puts in.
  */
+
 import { hash } from "node:crypto";
-import { coalesce, Overloaded, withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import { makeReference } from "../ids.ts";
-import { findPayment, insertPayments, type Payment, type RowToInsert, writeTombstone } from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { isDataError, ownFault } from "../refused.ts";
-import { cartOf, type Sale } from "../sales.ts";
-import type { Contact, ShipTo } from "../schema.ts";
-import type { Hold, PayResult, SaleClock } from "../scripts.ts";
-import { followPayments } from "./confirm.ts";
+import { around } from "../crash-points.ts";
+import { makeReference } from "../domain/ids.ts";
+import { findPayment, insertPayments, type Payment, type RowToInsert, writeTombstone } from "../payments/rows.ts";
+import { coalesce, Overloaded, withoutGuilty } from "../stores/coalesce.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { isDataError, ownFault } from "../stores/refused.ts";
+import { cartOf, type Sale } from "../stores/sales.ts";
+import type { Contact, ShipTo } from "../stores/schema.ts";
+import type { Hold, PayResult, SaleClock } from "../stores/scripts.ts";
+import { settleHolds } from "./settle-holds.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
@@ -102,14 +103,14 @@ export function payStage(ctx: Context) {
   async function unpin(row: RowToInsert, error: unknown): Promise<void> {
     ctx.log.error({ err: error, reference: row.reference }, "a payment's row was refused for its data");
     try {
-      await followPayments(ctx, [await writeTombstone(ctx.db, row)]);
+      await settleHolds(ctx, [await writeTombstone(ctx.db, row)]);
     } catch (e) {
       ctx.log.warn({ err: e, reference: row.reference }, "its hold is still pinned; reconcile gives it back");
     }
   }
 
   async function lineHasRoom(gateway: string): Promise<boolean> {
-    const line = await ctx.look.line(gateway);
+    const line = await ctx.reads.line(gateway);
     // Those admitted since the last look count too.
     return line.length++ < ctx.config.gatewayLineMax;
   }

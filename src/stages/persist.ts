@@ -2,14 +2,15 @@
  * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
  * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
  */
+
 import { sql } from "drizzle-orm";
-import { withoutGuilty } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import type { Sale } from "../sales.ts";
-import { storable } from "../texts.ts";
+import { around } from "../crash-points.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { storable } from "../stores/refused.ts";
+import type { Sale } from "../stores/sales.ts";
 import { byHold, type JournalEntry, lineOf, NewerEntry, parseEntry, type RawEntry } from "./journal.ts";
 
 const GROUP = "persist";
