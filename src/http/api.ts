@@ -5,12 +5,11 @@ import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
 import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
-import { Overloaded } from "../stores/coalesce.ts";
-import { Unavailable } from "../stores/redis.ts";
-import type { Sale } from "../stores/sales.ts";
+import { NoSuchItem, NotStorable, Overloaded, Unavailable } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { NAME } from "./contract.ts";
 import { makeLoadShedding, type Priority } from "./load-shedding.ts";
-import { PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
+import { invalid, PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
 
 export interface RouteSpec {
   method: "get" | "post" | "patch" | "delete";
@@ -228,6 +227,8 @@ export function makeRoutes(ctx: Context) {
   /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
   function refuse(asked: IncomingHttpHeaders, path: string, error: unknown): Reply {
     if (error instanceof Problem) return problem(asked, error);
+    if (error instanceof NoSuchItem) return problem(asked, new Problem("NOT_FOUND", error.message));
+    if (error instanceof NotStorable) return problem(asked, invalid([{ path: error.path, message: error.message }]));
     if (error instanceof Overloaded) return problem(asked, new Problem("OVERLOADED", error.message));
     if (error instanceof Unavailable) {
       ctx.log.warn({ err: error, path }, "unavailable");

@@ -12,13 +12,15 @@ import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { RedisNewer, Unavailable } from "../domain/errors.ts";
+import type { Hold } from "../domain/hold.ts";
 import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { byHold, type JournalEntry, parseEntry } from "../stages/journal.ts";
 import { confirmedIn, mirrorHolds, recordOrders } from "../stages/persist.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import { type Instance, Unavailable } from "../stores/redis.ts";
+import type { Instance } from "../stores/redis.ts";
 import {
   epochs,
   items,
@@ -29,7 +31,7 @@ import {
   sales,
   stockMoves,
 } from "../stores/schema.ts";
-import type { Hold, InstallImage } from "../stores/scripts.ts";
+import type { InstallImage } from "../stores/scripts.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -42,9 +44,6 @@ const READINGS_MAX = 50;
 const MIRROR_ROWS_MAX = 1_000;
 
 export type Rebuilt = { outcome: "REBUILT"; epoch: number; holds: number; dropped: number } | { outcome: "HEALTHY" };
-
-/** Redis is of a later epoch than Postgres: Postgres was restored from an older state. A person decides; nothing is touched. */
-export class RedisNewer extends Error {}
 
 /** Settings of a sale as Redis keeps them. */
 export function settingsOf(s: {

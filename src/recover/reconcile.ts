@@ -6,8 +6,11 @@
 import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { Unavailable } from "../domain/errors.ts";
+import type { Hold } from "../domain/hold.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
 import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../domain/lifecycle.ts";
+import { isOver, type Sale } from "../domain/sale.ts";
 import type { Gate } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
 import {
@@ -29,11 +32,8 @@ import { settleHolds } from "../stages/settle-holds.ts";
 import { finishMove } from "../stages/top-up.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
-import { Unavailable } from "../stores/redis.ts";
 import { isDataError } from "../stores/refused.ts";
-import { isOver, type Sale } from "../stores/sales.ts";
 import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../stores/schema.ts";
-import type { Hold } from "../stores/scripts.ts";
 import { settingsOf } from "./rebuild.ts";
 
 const BATCH_MAX = 200;

@@ -1,4 +1,6 @@
 /** The journal's entries as persist and rebuild read them. One entry is one script call, with up to 128 transitions of as many requests. */
+import { NewerEntry } from "../domain/errors.ts";
+
 const JOURNAL_VERSION = "1";
 
 export interface Transition {
@@ -20,9 +22,6 @@ export interface JournalEntry {
 }
 
 export type RawEntry = [id: string, fields: string[] | null];
-
-/** Written by a newer version, which runs beside this one while it is rolled out: it is left for a process that knows it. */
-export class NewerEntry extends Error {}
 
 /** Throws when an entry as a whole cannot be read: it is not ours to guess. */
 export function parseEntry([id, fields]: RawEntry): JournalEntry {

@@ -7,14 +7,15 @@
 import { hash } from "node:crypto";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { Overloaded, Unavailable } from "../domain/errors.ts";
+import type { Hold, SaleClock } from "../domain/hold.ts";
 import { makeReference } from "../domain/ids.ts";
+import type { Contact, ShipTo } from "../domain/order.ts";
+import { cartOf, type Sale } from "../domain/sale.ts";
 import { findPayment, insertPayments, type Payment, type RowToInsert, writeTombstone } from "../payments/rows.ts";
-import { coalesce, Overloaded, withoutGuilty } from "../stores/coalesce.ts";
-import { Unavailable } from "../stores/redis.ts";
+import { coalesce, withoutGuilty } from "../stores/coalesce.ts";
 import { isDataError, ownFault } from "../stores/refused.ts";
-import { cartOf, type Sale } from "../stores/sales.ts";
-import type { Contact, ShipTo } from "../stores/schema.ts";
-import type { Hold, PayResult, SaleClock } from "../stores/scripts.ts";
+import type { PayResult } from "../stores/replies.ts";
 import { settleHolds } from "./settle-holds.ts";
 
 const BATCH_MAX = 128;

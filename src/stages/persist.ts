@@ -6,12 +6,15 @@
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { NewerEntry } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
 import { storable } from "../stores/refused.ts";
-import type { Sale } from "../stores/sales.ts";
-import { byHold, type JournalEntry, lineOf, NewerEntry, parseEntry, type RawEntry } from "./journal.ts";
+import { byHold, type JournalEntry, lineOf, parseEntry, type RawEntry } from "./journal.ts";
+
+type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -91,7 +94,7 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   return row?.recorded ?? 0;
 }
 
-export function persistStage(ctx: Context, consumer: string) {
+export function persistStage(ctx: Needs, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
   const reclaims = new Map<string, { at: number; from: string }>();
 
@@ -194,7 +197,7 @@ export function persistStage(ctx: Context, consumer: string) {
 }
 
 /** Makes the group from the stream's beginning when Redis has lost it. */
-async function withGroup<T>(ctx: Context, journal: string, call: () => Promise<T>): Promise<T> {
+async function withGroup<T>(ctx: Needs, journal: string, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {

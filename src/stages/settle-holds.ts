@@ -5,14 +5,16 @@
 
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { Sale } from "../domain/sale.ts";
 import { leavesHold, NO_UNITS, NOT_WRITTEN, type PaymentOutcome, UNUSABLE } from "../payments/rows.ts";
-import type { Sale } from "../stores/sales.ts";
+
+type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
 
 /** Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep it for ever. */
 const earnsNoGrace = (p: PaymentOutcome) => p.declineCode === NOT_WRITTEN || p.declineCode === UNUSABLE;
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
-export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
+export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promise<void> {
   const bySale = new Map<string, PaymentOutcome[]>();
   for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
   for (const [saleId, ofSale] of bySale) {
@@ -37,7 +39,7 @@ export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Pro
 }
 
 async function confirmCaptured(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   captured: PaymentOutcome[],
   mayPinAgain: boolean,

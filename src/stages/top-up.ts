@@ -8,10 +8,12 @@ import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import { invalid } from "../http/problem.ts";
+import { NotStorable } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { refusalOf } from "../stores/refused.ts";
-import type { Sale } from "../stores/sales.ts";
 import { epochs, items, stockMoves } from "../stores/schema.ts";
+
+type Needs = Pick<Context, "db" | "metrics" | "sales" | "scripts">;
 
 type StockMove = typeof stockMoves.$inferSelect;
 export interface ItemCounts {
@@ -28,7 +30,7 @@ export type ToppedUp =
   | { outcome: "MISMATCH" };
 
 export async function topUp(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   r: { sku: string; delta: number; reason: string; idempotencyKey: string },
 ): Promise<ToppedUp> {
@@ -63,7 +65,7 @@ export async function topUp(
 /** More than an item's figures can count. */
 function tooMany(error: unknown): never {
   if (refusalOf(error) !== "value") throw error;
-  throw invalid([{ path: "delta", message: "would put more units on sale than an item can have" }]);
+  throw new NotStorable("delta", "would put more units on sale than an item can have");
 }
 
 type Queryable = Pick<Context["db"], "update">;
@@ -76,7 +78,7 @@ async function grant(db: Queryable, saleId: string, sku: string, delta: number) 
 
 /** Brings a move to its end from wherever it stands. Safe to repeat, in any number. */
 export async function finishMove(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   move: StockMove,
 ): Promise<{ outcome: "DONE"; counts: ItemCounts } | { outcome: "BELOW_COMMITTED"; free: number }> {

@@ -1,7 +1,5 @@
+import { Overloaded } from "../domain/errors.ts";
 import { isDataError } from "./refused.ts";
-
-/** Refused because too much is waiting; nothing was done. */
-export class Overloaded extends Error {}
 
 /** Of one request of a batch. */
 export type Outcome<Result> = { result: Result } | { error: unknown };

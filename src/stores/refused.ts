@@ -1,18 +1,11 @@
-/** Telling a store's refusal of what it was given from a store that failed: only the former may be split and asked again (rule: an error means unknown). */
-import { invalid } from "../http/problem.ts";
-
-/** A script stopped at what it was given, before it wrote anything. */
-export class ArgumentRefused extends Error {}
+/** Telling a store's refusal of what it was given from a store that failed: only the former may be split and asked again (an error means unknown). */
+import { ArgumentRefused, NotStorable } from "../domain/errors.ts";
 
 /**
- * Postgres' classes 22 (data exception) and 23 (integrity constraint), and a script's own refusal, also behind wrappers. Such a statement is
- * carried out not at all, and would be refused again; everything else (a lost link, a timeout) says nothing about what was asked.
+ * What was refused: `value` a value that the store cannot keep, `rule` a constraint of ours; null for anything else. Postgres' classes 22 (data
+ * exception) and 23 (integrity constraint), and a script's own refusal, also behind wrappers: such a statement is carried out not at all, and
+ * would be refused again. A lost link or a timeout says nothing about what was asked.
  */
-export function isDataError(error: unknown): boolean {
-  return refusalOf(error) !== null;
-}
-
-/** What was refused: `value` a value that the store cannot keep, `rule` a constraint of ours. */
 export function refusalOf(error: unknown): "value" | "rule" | null {
   for (let e = error, depth = 0; e instanceof Error && depth < 5; e = e.cause, depth++) {
     if (e instanceof ArgumentRefused) return "value";
@@ -23,10 +16,12 @@ export function refusalOf(error: unknown): "value" | "rule" | null {
   return null;
 }
 
-/** Of a request that was refused alone for a value it carries: 422. Whatever else was refused is our own fault, and goes on as it is. */
+export const isDataError = (error: unknown): boolean => refusalOf(error) !== null;
+
+/** Of a request that was refused alone for a value it carries: the caller is told so. Whatever else was refused is our own fault, and goes on as it is. */
 export function ownFault(error: unknown): never {
   if (refusalOf(error) !== "value") throw error;
-  throw invalid([{ path: "", message: "holds a value that cannot be stored" }]);
+  throw new NotStorable("", "holds a value that cannot be stored");
 }
 
 /** A text of unknown origin, such as another server's error, made fit to be stored: NUL and halves of surrogate pairs are replaced. */
