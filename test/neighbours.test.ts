@@ -1,4 +1,5 @@
 /** One request never fails another's: what one of them carries is refused to it alone, at the door, and beneath it by whichever store refuses. */
+import { connect } from "node:net";
 import { eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -207,4 +208,36 @@ describe("answers", () => {
       gone.abort();
     }
   });
+
+  it("to what is no HTTP, or has no name of a host, carry X-Request-Id too", async () => {
+    const get = (more: string) => `GET /healthz HTTP/1.1\r\n${more}\r\n\r\n`;
+    const cases: Array<[string, number]> = [
+      ["no http at all\r\n\r\n", 400],
+      [get("host: x\r\nx-odd: a\u0000b"), 400],
+      [get(`host: x\r\nx-long: ${"x".repeat(9_000)}`), 431],
+      [get("host: a b"), 400],
+      [get("x-no: host"), 400],
+      ["GET http:// HTTP/1.1\r\nhost: x\r\n\r\n", 400],
+      [get("host: [\r\nconnection: close"), 400],
+    ];
+    for (const [text, status] of cases) {
+      const answer = await spoken(Number(new URL(api.url).port), text);
+      expect(answer, text.slice(0, 60)).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
+      expect(answer.toLowerCase(), text.slice(0, 60)).toContain("x-request-id: ");
+      expect(answer).toContain("application/problem+json");
+    }
+  });
 });
+
+/** What is answered to those bytes, until the other side closes or falls silent. */
+function spoken(port: number, text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1");
+    let answer = "";
+    socket.setTimeout(1_000, () => socket.destroy());
+    socket.on("data", (chunk) => (answer += chunk.toString("latin1")));
+    socket.on("close", () => resolve(answer));
+    socket.on("error", reject);
+    socket.write(text);
+  });
+}
