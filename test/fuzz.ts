@@ -129,20 +129,26 @@ const percent = (text: string) => {
 /** What there is to point at: ids that were told in answers. */
 class Things {
   readonly saleId: string[] = [];
-  readonly id: string[] = ["rsv_1.0.x"];
+  readonly id: string[] = [];
+  /** Whose each is: nobody else's is found. */
+  readonly ownerOf = new Map<string, number>();
   readonly orderId: string[] = [`ord_${"0".repeat(26)}`];
   readonly sku = ["bag", "box"];
 
   at(operation: Operation, name: string, place: Place): string {
     if ("text" in place) return percent(place.text);
     const list = name === "saleId" ? this.saleId : name === "sku" ? this.sku : this.idsFor(operation, name);
-    return list[place.nth % list.length] as string;
+    return list[place.nth % list.length] ?? "rsv_1.0.x";
   }
   private idsFor(operation: Operation, name: string): string[] {
     return name === "orderId" || operation.path.includes("/orders/") ? this.orderId : this.id;
   }
-  learn(text: string): void {
-    for (const id of text.match(/rsv_[\w.-]+/g)?.slice(0, 20) ?? []) if (!this.id.includes(id)) this.id.push(id);
+  learn(text: string, owner: number): void {
+    for (const id of text.match(/rsv_[\w.-]+/g)?.slice(0, 20) ?? []) {
+      if (this.ownerOf.has(id)) continue;
+      this.id.push(id);
+      this.ownerOf.set(id, owner);
+    }
     for (const id of text.match(/ord_[0-9A-Z]{26}/g)?.slice(0, 20) ?? [])
       if (!this.orderId.includes(id)) this.orderId.push(id);
   }
@@ -158,10 +164,12 @@ function sender(url: string, things: Things) {
   const { hostname, port } = new URL(url);
   const agent = new Agent({ keepAlive: true, maxSockets: 16 });
   const tokens = CUSTOMERS.map((c) => shopper(url, c).authorization);
-  function authorizationOf({ operation, who }: Drawn): string | undefined {
+  function authorizationOf({ operation, who }: Drawn, path: string): string | undefined {
     if (operation.who === "anyone" || who.how === "none") return undefined;
     if (who.how === "wrong") return operation.who === "admin" ? tokens[who.nth] : "Bearer a.b.c";
-    return operation.who === "admin" ? `Bearer ${ADMIN_TOKEN}` : tokens[who.nth];
+    if (operation.who === "admin") return `Bearer ${ADMIN_TOKEN}`;
+    const owner = things.ownerOf.get(/rsv_[\w.-]+/.exec(path)?.[0] ?? "");
+    return tokens[who.nth === 0 ? 0 : (owner ?? who.nth)];
   }
   const pathOf = (d: Drawn) => {
     const path = d.operation.path.replace(/\{(\w+)\}/g, (_, name) =>
@@ -172,11 +180,12 @@ function sender(url: string, things: Things) {
   };
   const send = (d: Drawn) =>
     new Promise<Answer>((resolve, reject) => {
-      const authorization = authorizationOf(d);
+      const path = pathOf(d);
+      const authorization = authorizationOf(d, path);
       const headers: Record<string, string | number> = { ...d.headers, ...(authorization && { authorization }) };
       // Else node sends the body of a GET as if it were the next request.
       if (d.body) headers["content-length"] = d.body.length;
-      const r = rawRequest({ hostname, port, agent, method: d.operation.method, path: pathOf(d), headers }, (got) => {
+      const r = rawRequest({ hostname, port, agent, method: d.operation.method, path, headers }, (got) => {
         const answer = { status: got.statusCode ?? 0, headers: got.headers };
         if (String(got.headers["content-type"]).includes("text/event-stream")) {
           resolve({ ...answer, text: "" });
@@ -259,7 +268,7 @@ async function fuzzAt(api: Running, seed: number, ms: number, say: (line: string
     const code = answer.status >= 400 ? (problemOf(answer)?.code ?? "") : "";
     const key = `${answer.status} ${code}`.trim();
     done.answers.set(key, (done.answers.get(key) ?? 0) + 1);
-    things.learn(answer.text);
+    if (d.operation.who === "shopper") things.learn(answer.text, d.who.nth);
     const fault = faultOf(d, answer);
     if (fault)
       throw new Error(
@@ -299,7 +308,7 @@ async function stillSells(api: Running, things: Things): Promise<void> {
   const saleId = (await op.create(saleBodyOf())).body.id;
   const s = shopper(api.url, "honest");
   const { id } = (await s.reserve(saleId, "k")).body;
-  const paid = await s.confirm(id);
+  const paid = await s.confirm(id, { gateway: "cod" });
   if (paid.status !== 200) throw new Error(`afterwards an honest confirm is answered ${JSON.stringify(paid.body)}`);
   for (const sale of [...things.saleId, saleId])
     await until(`the books of ${sale}`, async () => {
