@@ -315,7 +315,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, instantRefusal
       admin(c);
       if (liveFigures.isFull()) throw new Problem("OVERLOADED", "too many watch already");
       return routes.events(c, async (stream, gone) => {
-        for await (const { event, data } of liveFigures.watch(AbortSignal.any([gone, ctx.draining]))) {
+        for await (const { event, data } of liveFigures.watch(gone)) {
           await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });
