@@ -1,7 +1,7 @@
 /** Loads lua/ and runs its scripts: the one place where a script's text, keys and arguments meet Redis. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { StaleEpoch, Unavailable } from "../domain/errors.ts";
+import { ArgumentRefused, StaleEpoch, Unavailable } from "../domain/errors.ts";
 import { LUA_FOLDER } from "../places.ts";
 import type { Redis } from "./redis.ts";
 
@@ -22,6 +22,9 @@ export function scriptNames(): string[] {
     .map((f) => f.slice(0, -4));
 }
 
+/** An error of Lua itself, at something it was given. What a server answers of its own state begins with another word (OOM, READONLY, BUSY ...). */
+const SCRIPT_STOPPED = /^ERR .*user_script:\d+:/s;
+
 /** Runs a script by name. An expected refusal is a value; an exception is a fault and means "unknown". */
 export type RunScript = (name: string, keys: string[], args: Array<string | number>) => Promise<string[]>;
 
@@ -39,6 +42,8 @@ export function loadScripts(redis: Redis): RunScript {
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       if (message.includes("BROKEN ")) throw new StaleEpoch("", message);
+      if (message.includes("ARGUMENT ") || SCRIPT_STOPPED.test(message))
+        throw new ArgumentRefused(`${name}: ${message}`, { cause: error });
       throw new Unavailable(`Redis did not answer ${name}: ${message}`, 1000, { cause: error });
     }
   };
