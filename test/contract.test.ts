@@ -75,8 +75,9 @@ describe("the document", () => {
     const page = await call<string>(`${api.url}/docs`);
     expect(page.status).toBe(200);
     expect(String(page.body)).not.toMatch(/https?:\/\//);
-    for (const file of ["swagger-ui.css", "swagger-ui-bundle.js", "init.js"])
-      expect((await fetch(`${api.url}/docs/${file}`)).status).toBe(200);
+    const files = [...String(page.body).matchAll(/(?:href|src)="([^"]+)"/g)].map((m) => m[1] as string);
+    expect(files).toHaveLength(4);
+    for (const file of files) expect((await fetch(`${api.url}${file}`)).status, file).toBe(200);
     expect((await fetch(`${api.url}/docs/package.json`)).status).toBe(404);
   });
 });

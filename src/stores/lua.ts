@@ -1,22 +1,23 @@
 /** Loads lua/ and runs its scripts: the one place where a script's text, keys and arguments meet Redis. */
 import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { ArgumentRefused, StaleEpoch, Unavailable } from "../domain/errors.ts";
+import { LUA_FOLDER } from "../places.ts";
 import type { Redis } from "./redis.ts";
 
-const LUA = new URL("../../lua/", import.meta.url);
 /** Transitions of a sale get the prelude; the others stand alone. */
 const ALONE = new Set(["fence", "install", "line_join", "line_take", "permit_take", "permit_give", "gate_view"]);
 
 /** Text of a script as Redis gets it: the shebang line first, then the prelude, then the script. */
 export function scriptText(name: string): string {
-  const own = readFileSync(new URL(`${name}.lua`, LUA), "utf8");
+  const own = readFileSync(join(LUA_FOLDER, `${name}.lua`), "utf8");
   if (ALONE.has(name)) return own;
   const lineEnd = own.indexOf("\n");
-  return `${own.slice(0, lineEnd)}\n${readFileSync(new URL("prelude.lua", LUA), "utf8")}${own.slice(lineEnd)}`;
+  return `${own.slice(0, lineEnd)}\n${readFileSync(join(LUA_FOLDER, "prelude.lua"), "utf8")}${own.slice(lineEnd)}`;
 }
 
 export function scriptNames(): string[] {
-  return readdirSync(LUA)
+  return readdirSync(LUA_FOLDER)
     .filter((f) => f.endsWith(".lua") && f !== "prelude.lua")
     .map((f) => f.slice(0, -4));
 }

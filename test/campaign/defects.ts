@@ -19,6 +19,14 @@ const one = (name: string, file: string, from: string, to: string, by: string, n
 });
 
 export const DEFECTS: Defect[] = [
+  one(
+    "a build runs in place of sources that have changed since",
+    "src/fukubukuro.mjs",
+    "(await isFresh())",
+    "isFresh()",
+    "build",
+    "runs its build while it is of the sources that are there",
+  ),
   {
     name: "a connection that was lost is used again",
     by: "db",
