@@ -1,4 +1,5 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+import { hash } from "node:crypto";
 import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
@@ -15,10 +16,12 @@ import { makeApp } from "./http.ts";
 import { makeIds } from "./ids.ts";
 import type { MailReader } from "./local/mailbox.ts";
 import { makeLook } from "./look.ts";
+import { makeMarks } from "./marks.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
 import { rebuilder } from "./recover/rebuild.ts";
+import { connectionCheck } from "./recover/restored.ts";
 import { connectRedis } from "./redis.ts";
 import { assertSafe, unsafePostgres } from "./safety.ts";
 import { makeSales } from "./sales.ts";
@@ -112,7 +115,8 @@ export async function compose(
   if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");
   const gateways = makeGateways(config);
   await migrate(config.databaseUrl);
-  const postgres = connectPostgres(config.databaseUrl);
+  const beatSeen = { beat: 0 };
+  const postgres = connectPostgres(config.databaseUrl, { check: connectionCheck(beatSeen) });
   await postgres
     .use(unsafePostgres)
     .then((found) => assertSafe(found, config.allowUnsafe, log))
@@ -126,7 +130,10 @@ export async function compose(
   const { db } = postgres;
   const scripts = makeScripts(redis);
   const sales = makeSales(db, redis, log);
-  const ids = makeIds(await sharedSecret(db, "reservation-ids"));
+  const secret = await sharedSecret(db, "reservation-ids");
+  const ids = makeIds(secret);
+  // A copy has the secret of its original, and so its name.
+  const marks = makeMarks(redis, hash("sha256", `marks ${secret}`).slice(0, 16), beatSeen);
   const gates = await makeGates(config, db, gateways, scripts);
   const work = new EventEmitter().setMaxListeners(0);
   const ctx: Context = {
@@ -136,6 +143,7 @@ export async function compose(
     redis,
     scripts,
     sales,
+    marks,
     ids,
     gateways,
     gates,

@@ -8,6 +8,7 @@ import type { Gateway } from "./gateways/port.ts";
 import type { Ids } from "./ids.ts";
 import type { MailReader } from "./local/mailbox.ts";
 import type { Look } from "./look.ts";
+import type { Marks } from "./marks.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Redis } from "./redis.ts";
 import type { Sales } from "./sales.ts";
@@ -21,6 +22,7 @@ export interface Context {
   redis: Redis;
   scripts: Scripts;
   sales: Sales;
+  marks: Marks;
   ids: Ids;
   gateways: Map<string, Gateway>;
   gates: Map<string, Gate>;

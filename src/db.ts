@@ -38,6 +38,8 @@ class ConnectionLost extends Error {
 interface Connection {
   sql: postgres.Sql;
   lost: boolean;
+  /** It was asked what it leads to. */
+  checked: boolean;
   /** Rejects when the connection is lost. */
   gone: Promise<never>;
 }
@@ -71,7 +73,7 @@ function connect(url: string, onLost: (c: Connection) => void): Connection {
   });
   // Gives the client drizzle's own way of reading dates and JSON.
   drizzle(sql);
-  const c: Connection = { sql, lost: false, gone };
+  const c: Connection = { sql, lost: false, checked: false, gone };
   return c;
 }
 
@@ -79,10 +81,13 @@ export interface PoolOptions {
   connectionsMax?: number;
   answerMsMax?: number;
   transactionMsMax?: number;
+  /** Asks a new connection what it leads to, before anyone uses it. */
+  check?: (sql: postgres.Sql) => Promise<void>;
 }
 
 export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
   const { connectionsMax = CONNECTIONS_MAX, answerMsMax = ANSWER_MS_MAX, transactionMsMax = TRANSACTION_MS_MAX } = o;
+  const check = o.check ?? (async () => {});
   const all = new Set<Connection>();
   const idle: Connection[] = [];
   let waiting: Array<{ take(c: Connection): void; fail(error: Error): void }> = [];
@@ -125,7 +130,7 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
       }, msMax);
     });
     try {
-      const work = f(c.sql);
+      const work = c.checked ? f(c.sql) : check(c.sql).then(() => f(Object.assign(c, { checked: true }).sql));
       // What still comes of it after the race has nobody to tell.
       Promise.resolve(work).catch(() => {});
       return await Promise.race([work, c.gone, silent]);

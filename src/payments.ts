@@ -12,6 +12,7 @@ import {
   type PaymentState,
   paymentStatesBefore,
 } from "./lifecycle.ts";
+import { Unavailable } from "./redis.ts";
 import { epochs, items, type OrderLine, payments } from "./schema.ts";
 
 export type Payment = typeof payments.$inferSelect;
@@ -62,7 +63,7 @@ export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<s
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) for share)
+    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null for share)
     insert into payments select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p join stands using (sale_id)
     where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
     on conflict do nothing returning reference`);
@@ -109,10 +110,17 @@ export async function unclaimUnits(tx: Tx, saleId: string, lines: OrderLine[]): 
   }
 }
 
-/** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised. */
+/** Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy. */
+export const whileSelling = sql`not exists (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
+
+/** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised, or a sale that was stopped. */
 async function epochStands(tx: Tx, saleId: string, epoch: number): Promise<boolean> {
-  const [row] = await tx.select({ epoch: epochs.epoch }).from(epochs).where(eq(epochs.saleId, saleId)).for("share");
-  return row?.epoch === epoch;
+  const [row] = await tx
+    .select({ epoch: epochs.epoch, stoppedWhy: epochs.stoppedWhy })
+    .from(epochs)
+    .where(eq(epochs.saleId, saleId))
+    .for("share");
+  return row?.epoch === epoch && row.stoppedWhy === null;
 }
 
 export type Claim = { outcome: "CLAIMED"; payment: Payment } | { outcome: "NOT_QUEUED" | "NO_UNITS" | "OLD_EPOCH" };
@@ -237,7 +245,7 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
   await db
     .update(payments)
     .set({ state: "cancelled", declineCode: why, token: null, endedAt: sql`now()`, checkAt: null })
-    .where(and(inArray(payments.reference, references), eq(payments.state, "queued")));
+    .where(and(inArray(payments.reference, references), eq(payments.state, "queued"), whileSelling));
   return findPayments(db, references);
 }
 
@@ -404,7 +412,9 @@ export async function writeTombstone(
     language: "en",
   };
   await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: "not_written", endedAt: new Date() }]);
-  return (await findPayment(db, p.reference)) as Payment;
+  const written = await findPayment(db, p.reference);
+  if (!written) throw new Unavailable(`the pin of ${p.reference} cannot be closed while its sale stands`);
+  return written;
 }
 
 export const endedUnpaid = (p: Pick<Payment, "state">) =>

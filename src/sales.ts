@@ -47,6 +47,8 @@ export interface Sale {
   epoch: number;
   runId: string;
   replicationId: string;
+  /** Why it stands until a person has looked (recover/restored.ts); null while it sells. */
+  stoppedWhy: string | null;
   /** Highest sequence number seen in this epoch. */
   seqSeen: number;
   /** Redis clock less ours, ms, never too small. */
@@ -59,12 +61,24 @@ export interface Sale {
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
 const CARTS_MAX = 200;
+/** Told to wait: a person has to look first. */
+const STOPPED_MS = 10_000;
 /** So long after its end, and the last hold's, a sale is still looked after all the time: late payments arrive. */
 const LOOKED_AFTER_MS = 3_600_000;
 
 /** Long past: the loops visit it only now and then, or a shop of many years would pay for every sale it ever had. */
 export const isOver = (s: Pick<Sale, "closesAtMs" | "holdMs">): boolean =>
   Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS;
+
+/** What a shopper is told; operators find the reason in /readyz, the cockpit and the audit. */
+export class Stopped extends Unavailable {}
+const assertSelling = (sale: Sale) => {
+  if (sale.stoppedWhy !== null)
+    throw new Stopped(
+      "This sale stands still while the shop checks its books; nothing is sold or charged meanwhile",
+      STOPPED_MS,
+    );
+};
 
 export type Sales = ReturnType<typeof makeSales>;
 
@@ -115,6 +129,7 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
       epoch: row.epochs.epoch,
       runId: row.epochs.runId,
       replicationId: row.epochs.replicationId,
+      stoppedWhy: row.epochs.stoppedWhy,
       seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),
     } satisfies Partial<Sale>);
     byId.set(s.id, sale);
@@ -199,12 +214,14 @@ export function makeSales(db: Db, redis: Redis, log: Logger) {
      * once, else the sale is handed to rebuild and Unavailable is thrown: nothing was granted.
      */
     async call<T extends SaleClock>(sale: Sale, call: (s: Stamp) => Promise<T>): Promise<T> {
+      assertSelling(sale);
       try {
         return await once(sale, call);
       } catch (error) {
         if (!(error instanceof StaleEpoch)) throw error;
         const before = sale.epoch;
         await find(sale.id);
+        assertSelling(sale);
         if (sale.epoch !== before && isRecorded(sale)) {
           try {
             return await once(sale, call);

@@ -6,6 +6,7 @@ import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { checkRestored, fenceStopped } from "./recover/restored.ts";
 import { Unavailable } from "./redis.ts";
 import { isOver, type Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
@@ -49,16 +50,21 @@ async function repeat(
 /** Learns of sales, settings and epochs that other processes wrote. Every process runs it. */
 export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
   return repeat(ctx, "watching sales", "never", SALES_MS, signal, async () => {
-    const rows = await ctx.db.execute<{ id: string; version: number; epoch: number }>(
-      sql`select s.id, s.version, e.epoch from sales s join epochs e on e.sale_id = s.id`,
+    const rows = await ctx.db.execute<{ id: string; version: number; epoch: number; stopped_why: string | null }>(
+      sql`select s.id, s.version, e.epoch, e.stopped_why from sales s join epochs e on e.sale_id = s.id`,
     );
     for (const r of rows) {
       const known = ctx.sales.known(r.id);
-      if (!known || known.version !== r.version || known.epoch !== r.epoch) {
+      if (!known || known.version !== r.version || known.epoch !== r.epoch || known.stoppedWhy !== r.stopped_why) {
         ctx.sales.forgetUnknown(r.id);
-        await ctx.sales.refresh(r.id);
+        const sale = await ctx.sales.refresh(r.id);
+        if (sale && sale.stoppedWhy !== null) {
+          ctx.log.error({ saleId: sale.id }, sale.stoppedWhy);
+          await fenceStopped(ctx, sale);
+        }
       }
     }
+    await checkRestored(ctx);
     return 0;
   });
 }

@@ -17,7 +17,8 @@ import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } fro
 import { type Instance, Unavailable } from "../redis.ts";
 import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
 import type { Hold, InstallImage } from "../scripts.ts";
-import { confirmedIn, type JournalEntry, mirrorHolds, parseEntry, recordOrders } from "../stages/persist.ts";
+import { type JournalEntry, mirrorHolds, PostgresOlder, parseEntry, recordConfirmed } from "../stages/persist.ts";
+import { checkRestored, RedisNewer, stopSelling } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -30,9 +31,6 @@ const READINGS_MAX = 50;
 const MIRROR_ROWS_MAX = 1_000;
 
 export type Rebuilt = { outcome: "REBUILT"; epoch: number; holds: number; dropped: number } | { outcome: "HEALTHY" };
-
-/** Redis is of a later epoch than Postgres: Postgres was restored from an older state. A person decides; nothing is touched. */
-export class RedisNewer extends Error {}
 
 /** Settings of a sale as Redis keeps them. */
 export function settingsOf(s: {
@@ -59,6 +57,7 @@ export function settingsOf(s: {
 
 async function drain(ctx: Context, saleId: string): Promise<number> {
   const journal = saleKeys(saleId).journal;
+  const mark = await ctx.marks.position(saleId);
   let from = "-";
   let drained = 0;
   for (;;) {
@@ -75,8 +74,8 @@ async function drain(ctx: Context, saleId: string): Promise<number> {
     }
     if (entries.length > 0)
       await ctx.db.transaction(async (tx) => {
-        await mirrorHolds(tx, saleId, entries);
-        await recordOrders(tx, confirmedIn(entries));
+        await mirrorHolds(tx, saleId, entries, mark);
+        await recordConfirmed(tx, entries);
       });
     drained += entries.length;
   }
@@ -247,7 +246,10 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
     if (!sale) throw new Error(`no sale ${saleId}`);
     // Of this moment: the sale is refreshed by others too, and the epoch that we fence must be the one that we raise.
     const { epoch } = sale;
+    if (sale.stoppedWhy !== null) throw new RedisNewer(`${saleId} is stopped, and not rebuilt. ${sale.stoppedWhy}`);
     if (!(force && first) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
+    await checkRestored(ctx);
+    if (sale.stoppedWhy !== null) continue;
     const rebuilt = await attempt(ctx, { id: saleId, epoch }, instance, by);
     if (rebuilt) return rebuilt;
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
@@ -265,9 +267,8 @@ async function attempt(
   const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
   const fenced = await around("rebuild.fence", fence);
   if (fenced.outcome === "NEWER") {
-    throw new RedisNewer(
-      `Redis has epoch ${fenced.epoch} of sale ${sale.id}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
-    );
+    await stopSelling(ctx, [sale.id], `Redis has epoch ${fenced.epoch} of ${sale.id}, Postgres only ${sale.epoch}`);
+    return null;
   }
   if (fenced.outcome === "BUSY") return null;
   // A journal or a sale may be too large to be read within one lease.
@@ -279,6 +280,10 @@ async function attempt(
   try {
     await around("rebuild.drain", () => drain(ctx, sale.id));
     raised = await around("rebuild.raise", () => raise(ctx, sale.id, sale.epoch, instance));
+  } catch (error) {
+    if (!(error instanceof PostgresOlder)) throw error;
+    await stopSelling(ctx, [sale.id], error.message);
+    return null;
   } finally {
     clearInterval(lease);
   }
@@ -291,6 +296,7 @@ async function attempt(
   });
   if (installed !== "INSTALLED") return null;
   await ctx.sales.refresh(sale.id);
+  await ctx.marks.reached(sale.id, image.seq - 1);
   ctx.metrics.rebuilds.inc();
   const rebuilt = { epoch: image.epoch, holds: image.holds.length, dropped };
   ctx.log[dropped > 0 ? "error" : "info"]({ saleId: sale.id, ...rebuilt }, "sale rebuilt in Redis from Postgres");
@@ -301,7 +307,7 @@ async function attempt(
 function raise(ctx: Context, saleId: string, from: number, instance: Instance) {
   return ctx.db.transaction(async (tx) => {
     const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
-    if (row?.epoch !== from) return null;
+    if (row?.epoch !== from || row.stoppedWhy !== null) return null;
     const epoch = from + 1;
     await tx
       .update(epochs)

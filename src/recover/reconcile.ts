@@ -7,7 +7,6 @@ import type { Context } from "../context.ts";
 import { around } from "../crash.ts";
 import type { Gate } from "../gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
 import { saleKeys } from "../keys.ts";
 import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../lifecycle.ts";
 import {
@@ -21,16 +20,19 @@ import {
   settlePayment,
   takeOver,
   unclaimUnits,
+  whileSelling,
   writeTombstone,
 } from "../payments.ts";
 import { Unavailable } from "../redis.ts";
 import { isOver, type Sale } from "../sales.ts";
-import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../schema.ts";
+import { gates, orderOfPayment, orders, payments, sales, stockMoves } from "../schema.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
 import { followPayments } from "../stages/confirm.ts";
 import { recordOrders } from "../stages/persist.ts";
 import { finishMove } from "../stages/topup.ts";
 import { settingsOf } from "./rebuild.ts";
+import { checkRestored, noteStray } from "./restored.ts";
+import { strayOf } from "./stray.ts";
 
 const BATCH_MAX = 200;
 const LIST_PAGE = 100;
@@ -247,7 +249,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
   const late = await ctx.db
     .select({ reference: payments.reference })
     .from(payments)
-    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax))))
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax)), whileSelling))
     .limit(BATCH_MAX);
   await followPayments(
     ctx,
@@ -260,7 +262,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
   const rows = await ctx.db
     .select({ reference: payments.reference, gateway: payments.gateway })
     .from(payments)
-    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(SETTLED_MS))))
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(SETTLED_MS)), whileSelling))
     .orderBy(asc(payments.queuedAt))
     .limit(5_000);
   let requeued = 0;
@@ -362,6 +364,7 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
  */
 async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
   const sale = await ctx.sales.get(p.saleId);
+  if (sale && sale.stoppedWhy !== null) return;
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
     const pin = {
       key: p.reservationKey,
@@ -403,7 +406,9 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
     ctx.db
       .update(payments)
       .set({ ...refund, checkAt: sql`now()`, attention: "captured late" })
-      .where(and(eq(payments.reference, p.reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID]))),
+      .where(
+        and(eq(payments.reference, p.reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID]), whileSelling),
+      ),
   );
 }
 
@@ -423,21 +428,11 @@ async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
     if (p && endedUnpaid(p)) {
       await lateMoney(ctx, gateway, p, c);
       stray++;
-    } else if (!p && saleNoOfReservation(c.reservationId) !== null) {
-      await ctx.db
-        .insert(strayCharges)
-        .values({
-          gateway: gateway.name,
-          reference: c.reference,
-          chargeId: c.id,
-          reservationId: c.reservationId,
-          amount: c.amount,
-          currency: c.currency,
-        })
-        .onConflictDoNothing();
-      stray++;
     }
   }
+  const unknown = await strayOf(ctx, captured);
+  stray += unknown.length;
+  await noteStray(ctx, gateway.name, unknown);
   // A page that is not full is read again: the gateway's newest charges may still change their state.
   if (page.next && page.charges.length === LIST_PAGE)
     await ctx.db.update(gates).set({ listCursor: page.next }).where(eq(gates.gateway, gateway.name));
@@ -464,10 +459,12 @@ export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promis
       errors.push(error);
     }
   };
+  // Before anything is ended that an older copy of Postgres knows nothing of.
+  await checkRestored(ctx);
   await step(async () => ({ lookedUp: await resolveOpen(ctx) }));
   await step(async () => ({ ordersRecorded: await recordCaptured(ctx, walk) }));
   for (const sale of await ctx.sales.all()) {
-    if (isOver(sale) && !walk) continue;
+    if ((isOver(sale) && !walk) || sale.stoppedWhy !== null) continue;
     await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
     await step(async () => {
       await pushSettings(ctx, sale);
