@@ -88,7 +88,7 @@ function unitsBySku(lines: OrderLine[]): Array<[string, number]> {
   return [...units].sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
-class NotEnough extends Error {}
+export class NotEnough extends Error {}
 
 async function claimUnits(tx: Tx, saleId: string, lines: OrderLine[]): Promise<void> {
   for (const [sku, n] of unitsBySku(lines)) {
@@ -234,6 +234,54 @@ export async function claimLate(
     if (error instanceof NotEnough || isOtherLive(error)) return null;
     throw error; // an old epoch too: it is tried again
   }
+}
+
+/** queued -> captured for a payment that was captured after the copy of Postgres was made that we run on. */
+export async function claimRecovered(tx: Tx, reference: string, chargeId: string | null): Promise<void> {
+  const [row] = await tx
+    .update(payments)
+    .set({
+      state: "captured",
+      claimed: true,
+      chargeId,
+      token: null,
+      capturedAt: sql`now()`,
+      checkAt: null,
+      fence: sql`${payments.fence} + 1`,
+    })
+    .where(and(eq(payments.reference, reference), eq(payments.state, "queued")))
+    .returning();
+  if (row) await claimUnits(tx, row.saleId, row.lines);
+}
+
+/** A payment that Postgres had lost, as the gateway or its hold tells of it. Its contact is not known. */
+export async function insertRecovered(
+  tx: Tx,
+  p: Pick<
+    NewPayment,
+    | "reference"
+    | "saleId"
+    | "reservationId"
+    | "reservationKey"
+    | "customerId"
+    | "gateway"
+    | "amount"
+    | "currency"
+    | "lines"
+    | "chargeId"
+  >,
+): Promise<void> {
+  await tx.insert(payments).values({
+    ...p,
+    tokenDigest: "",
+    contact: { email: "", name: "" },
+    language: "en",
+    state: "captured",
+    claimed: true,
+    capturedAt: sql`now()`,
+    attention: "recovered: its contact is not known",
+  });
+  await claimUnits(tx, p.saleId, p.lines);
 }
 
 /** Rule H: the unique index over a reservation's live payments refused. */

@@ -137,6 +137,26 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
   return settle(mine, await cancel());
 }
 
+export type Closed =
+  | { outcome: "closed" | "unknown" }
+  | { outcome: "captured"; gateway: string; amount: number; currency: string };
+
+/** Closes the door of a reference that Postgres does not know, at every gateway that may know it; or says that one captured it. */
+export async function closeDoor(ctx: Context, reference: string): Promise<Closed> {
+  for (const gateway of ctx.gateways.values()) {
+    if (!gateway.needsPermits) continue;
+    const gate = ctx.gates.get(gateway.name);
+    const said = await ask(ctx, gateway, gate, "cancel", () =>
+      around("gateway.cancel", () => gateway.cancel(reference)),
+    );
+    if (said?.outcome === "captured")
+      return { outcome: "captured", gateway: gateway.name, amount: said.amount, currency: said.currency };
+    if (said?.outcome !== "cancelled" && said?.outcome !== "declined" && said?.outcome !== "refunded")
+      return { outcome: "unknown" };
+  }
+  return { outcome: "closed" };
+}
+
 async function resolveOpen(ctx: Context): Promise<number> {
   const due = await ctx.db
     .select()
