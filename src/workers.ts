@@ -7,11 +7,11 @@ import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
 import { checkRestored, fenceStopped } from "./recover/restored.ts";
-import { Unavailable } from "./redis.ts";
-import { isOver, type Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
+import { Unavailable } from "./stores/redis.ts";
+import { isOver, type Sale } from "./stores/sales.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;

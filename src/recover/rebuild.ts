@@ -10,14 +10,23 @@
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
-import { type Instance, Unavailable } from "../redis.ts";
-import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
-import type { Hold, InstallImage } from "../scripts.ts";
+import { around } from "../crash-points.ts";
+import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { type JournalEntry, mirrorHolds, PostgresOlder, parseEntry, recordConfirmed } from "../stages/persist.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { type Instance, Unavailable } from "../stores/redis.ts";
+import {
+  epochs,
+  items,
+  journalPositions,
+  orders,
+  payments,
+  reservations,
+  sales,
+  stockMoves,
+} from "../stores/schema.ts";
+import type { Hold, InstallImage } from "../stores/scripts.ts";
 import { checkRestored, RedisNewer, stopSelling } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;

@@ -4,11 +4,10 @@
  */
 import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Gate } from "../gate.ts";
+import { around } from "../crash-points.ts";
+import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../domain/lifecycle.ts";
+import type { Gate } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
-import { saleKeys } from "../keys.ts";
-import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../lifecycle.ts";
 import {
   cancelQueued,
   claimLate,
@@ -22,14 +21,15 @@ import {
   unclaimUnits,
   whileSelling,
   writeTombstone,
-} from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { isOver, type Sale } from "../sales.ts";
-import { gates, orderOfPayment, orders, payments, sales, stockMoves } from "../schema.ts";
+} from "../payments/rows.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
-import { followPayments } from "../stages/confirm.ts";
 import { recordOrders } from "../stages/persist.ts";
-import { finishMove } from "../stages/topup.ts";
+import { settleHolds } from "../stages/settle-holds.ts";
+import { finishMove } from "../stages/top-up.ts";
+import { saleKeys } from "../stores/keys.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { isOver, type Sale } from "../stores/sales.ts";
+import { gates, orderOfPayment, orders, payments, sales, stockMoves } from "../stores/schema.ts";
 import { settingsOf } from "./rebuild.ts";
 import { checkRestored, noteStray } from "./restored.ts";
 import { strayOf } from "./stray.ts";
@@ -174,7 +174,7 @@ async function resolveOpen(ctx: Context): Promise<number> {
       });
       if (stored) {
         looked++;
-        await followPayments(ctx, [stored]);
+        await settleHolds(ctx, [stored]);
       }
     }
   };
@@ -205,15 +205,13 @@ async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
   const references = captured.map((p) => p.reference);
   const recorded = await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, references)));
   ctx.work.emit("outbox");
-  await followPayments(ctx, captured).catch((error) =>
-    ctx.log.debug({ err: error }, "holds follow when Redis is back"),
-  );
+  await settleHolds(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
   return recorded;
 }
 
 /** Rule D: every hold that has been paying for a while, compared with its payment. */
 async function followPaying(ctx: Context, sale: Sale): Promise<number> {
-  const paying = saleKeys(sale.id).book[5] as string;
+  const paying = saleKeys(sale.id).transitionKeys[5] as string;
   const before = Date.now() + sale.clockAheadMs - SETTLED_MS;
   const old = await ctx.redis.client.zrange(paying, "-inf", String(before), "BYSCORE");
   let followed = 0;
@@ -245,7 +243,7 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
       }));
     if (p.state === "captured" || leavesHold(p)) toFollow.push(p);
   }
-  await followPayments(ctx, toFollow);
+  await settleHolds(ctx, toFollow);
   return toFollow.length;
 }
 
@@ -261,7 +259,7 @@ async function followHonoured(ctx: Context): Promise<void> {
       and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))),
     )
     .limit(BATCH_MAX);
-  await followPayments(ctx, rows);
+  await settleHolds(ctx, rows);
 }
 
 /** Queued too long -> held again; queued and not in line (a crash, a lost Redis) -> in line. */
@@ -271,7 +269,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
     .from(payments)
     .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax)), whileSelling))
     .limit(BATCH_MAX);
-  await followPayments(
+  await settleHolds(
     ctx,
     await cancelQueued(
       ctx.db,
@@ -410,7 +408,7 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
         { reference: p.reference },
         "captured after its payment had ended, while its hold still lived: honoured",
       );
-      return followPayments(ctx, [honoured]);
+      return settleHolds(ctx, [honoured]);
     }
   }
   ctx.log.error({ reference: p.reference }, "captured after its payment had ended: it is refunded");

@@ -13,15 +13,15 @@
  */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import type { Tx } from "../db.ts";
+import { saleNoOfReservation } from "../domain/ids.ts";
 import type { ListedCharge } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
-import { saleKeys } from "../keys.ts";
-import { claimRecovered, findPayments, insertRecovered, NotEnough, type Payment } from "../payments.ts";
-import { cartOf, type Sale } from "../sales.ts";
-import { orders, payments, strayCharges } from "../schema.ts";
-import { type Hold, parseHold } from "../scripts.ts";
+import { claimRecovered, findPayments, insertRecovered, NotEnough, type Payment } from "../payments/rows.ts";
 import { recordOrders } from "../stages/persist.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { cartOf, type Sale } from "../stores/sales.ts";
+import { orders, payments, strayCharges } from "../stores/schema.ts";
+import { type Hold, parseHold } from "../stores/scripts.ts";
 import { cartsOfAmount } from "./carts.ts";
 import { closeDoor } from "./reconcile.ts";
 import { stopSelling } from "./restored.ts";
@@ -83,7 +83,7 @@ async function listed(ctx: Context): Promise<Listed[]> {
 /** Holds as Redis has them, of whatever epoch; none where it was emptied. */
 async function holdsOf(ctx: Context, saleId: string): Promise<Map<string, Hold>> {
   const holds = new Map<string, Hold>();
-  const at = saleKeys(saleId).book[3] as string;
+  const at = saleKeys(saleId).transitionKeys[3] as string;
   let cursor = "0";
   do {
     const [next, flat] = await ctx.redis.client.hscan(at, cursor, "COUNT", SCAN_COUNT);
@@ -324,10 +324,40 @@ export async function recover(ctx: Context, sales: Sale[], o: RecoverOptions & {
 }
 
 /** Orders that were recovered and whose buyer cannot be told yet. */
-export async function ordersToFill(ctx: Context, saleIds: string[]): Promise<string[]> {
+async function ordersToFill(ctx: Context, saleIds: string[]): Promise<string[]> {
   const rows = await ctx.db
     .select({ id: orders.id, contact: orders.contact })
     .from(orders)
     .where(and(inArray(orders.saleId, saleIds), eq(orders.recovered, true)));
   return rows.filter((r) => r.contact.email === "").map((r) => r.id);
+}
+
+const WHAT: Record<Finding["kind"], string> = {
+  charge: "captured charge without a payment",
+  cash: "confirmed hold without a payment (cash on delivery)",
+  queued: "payment still in line here, and captured since",
+  pinned: "hold that is paying under a payment that is not here",
+  refunded: "order whose charge was refunded since",
+};
+
+/** For a person, in plain sentences. */
+export async function tellRecovery(ctx: Context, r: Recovery): Promise<string[]> {
+  const said = [r.stoppedWhy === null ? "No sale is stopped." : `Stopped: ${r.stoppedWhy}`];
+  for (const f of r.findings) {
+    const who = f.customerId === null ? "customer unknown" : `customer ${f.customerId}`;
+    const what = f.lines === null ? "" : `, ${f.lines}`;
+    said.push(
+      `${f.outcome}: ${WHAT[f.kind]}: ${f.reference}, ${f.amount} ${f.currency} by ${f.gateway}, sale ${f.saleId ?? "unknown"}, ${f.reservationId}, ${who}${what}${f.why ? `; ${f.why}` : ""}`,
+    );
+  }
+  for (const m of r.stockMoves)
+    said.push(
+      `Stock change ${m.id} of ${m.delta} in ${m.saleId} is in Redis and not in Postgres: make it again if it was yours.`,
+    );
+  const toFill = await ordersToFill(ctx, r.saleIds);
+  if (toFill.length > 0) said.push(`Orders without a contact, to be filled in by a person: ${toFill.join(", ")}`);
+  said.push(`${r.findings.length} found, ${r.open} open.${r.resumed ? " The sales go on." : ""}`);
+  if (!r.resumed && (r.open > 0 || r.stoppedWhy !== null))
+    said.push("Nothing is sold until `fukubukuro recover --apply` leaves nothing open.");
+  return said;
 }

@@ -14,10 +14,10 @@
 import { eq, sql } from "drizzle-orm";
 import type { Sql } from "postgres";
 import type { Context } from "../context.ts";
-import type { BeatSeen } from "../marks.ts";
-import { Unavailable } from "../redis.ts";
-import type { Sale } from "../sales.ts";
-import { beats } from "../schema.ts";
+import type { BeatSeen } from "../stores/marks.ts";
+import { Unavailable } from "../stores/redis.ts";
+import type { Sale } from "../stores/sales.ts";
+import { beats } from "../stores/schema.ts";
 import { strayOf } from "./stray.ts";
 
 const BEAT_ID = 1;

@@ -1,11 +1,11 @@
 /** The last step of recover: Postgres takes over what Redis knows better, the stop is lifted, and Redis is rebuilt from it. */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import { RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
-import type { Sale } from "../sales.ts";
-import type { Hold } from "../scripts.ts";
+import { RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import type { Sale } from "../stores/sales.ts";
+import type { Hold } from "../stores/scripts.ts";
 import { rebuildSale } from "./rebuild.ts";
 
 const letterOf = (h: Hold) =>

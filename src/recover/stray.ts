@@ -1,10 +1,10 @@
 /** Charges of a gateway's list that no payment of ours explains. */
 import { inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { saleNoOfReservation } from "../domain/ids.ts";
 import type { ListedCharge } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
-import { findPayments } from "../payments.ts";
-import { strayCharges } from "../schema.ts";
+import { findPayments } from "../payments/rows.ts";
+import { strayCharges } from "../stores/schema.ts";
 
 export interface Stray {
   charge: ListedCharge;

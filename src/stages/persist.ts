@@ -4,12 +4,12 @@
  */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
+import { around } from "../crash-points.ts";
 import { stopSelling } from "../recover/restored.ts";
-import { Unavailable } from "../redis.ts";
-import type { Sale } from "../sales.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { Unavailable } from "../stores/redis.ts";
+import type { Sale } from "../stores/sales.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
