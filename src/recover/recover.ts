@@ -318,6 +318,11 @@ export async function recover(ctx: Context, sales: Sale[], o: RecoverOptions & {
   for (const f of findings) await applyOne(ctx, f, o, charges);
   recovery.open = findings.filter((f) => f.outcome === "open").length;
   if (recovery.open > 0) return recovery;
+  // A sale that was made since the copy: its number must not be given out again, or its charges would be taken for the new one's.
+  const numbers = [...charges.values()].map((c) => saleNoOfReservation(c.reservationId) ?? 0);
+  await ctx.db.execute(
+    sql`select setval(pg_get_serial_sequence('sales', 'no'), greatest(nextval(pg_get_serial_sequence('sales', 'no')), ${Math.max(0, ...numbers)}))`,
+  );
   for (const sale of sales) await goOn(ctx, sale, await holdsOf(ctx, sale.id));
   recovery.resumed = true;
   return recovery;

@@ -83,6 +83,10 @@ export async function checkRestored(ctx: Context): Promise<void> {
         `Postgres has the journal of ${r.sale_id} up to ${r.seq}, and had it up to ${seen}`,
       );
   }
+  ctx.marks.saw(
+    marks.lost ? 0 : beat,
+    rows.map((r) => ({ saleId: r.sale_id, seq: Number(r.seq) })),
+  );
   // Nothing remembers how far Postgres was: the gateway's list is what is left to ask, once.
   if (marks.lost && beat > 0) await askLists(ctx);
   if (row && !row.due) return marks.lost ? ctx.marks.beaten(beat) : undefined;

@@ -32,6 +32,10 @@ export function makeMarks(redis: Redis, database: string, seen: BeatSeen) {
     };
     // A Redis that was emptied learns again what this process knows.
     if (found.beat > (beat as number)) await put(ofBeat, found.beat);
+    for (const [i, id] of saleIds.entries()) {
+      const known = positions.get(id) ?? 0;
+      if (known > (of[i] as number)) await put(ofSale(id), known);
+    }
     return found;
   }
 
@@ -42,6 +46,11 @@ export function makeMarks(redis: Redis, database: string, seen: BeatSeen) {
     read,
     async position(saleId: string): Promise<number> {
       return (await read([saleId])).positions.get(saleId) as number;
+    },
+    /** Postgres has this much: kept by this process alone, for its next connection and for a Redis that forgets. */
+    saw(beat: number, ofSales: Array<{ saleId: string; seq: number }>): void {
+      seen.beat = Math.max(seen.beat, beat);
+      for (const { saleId, seq } of ofSales) positions.set(saleId, Math.max(positions.get(saleId) ?? 0, seq));
     },
     /** Postgres has committed the journal of this sale up to here. */
     async reached(saleId: string, seq: number): Promise<void> {
