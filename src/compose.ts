@@ -1,18 +1,20 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+
 import { hash } from "node:crypto";
 import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
 import { makeApp } from "./app.ts";
-import { type Config, ConfigError } from "./config.ts";
+import type { Config } from "./config.ts";
 import type { Context } from "./context.ts";
+import { ConfigError } from "./domain/errors.ts";
 import { makeIds } from "./domain/ids.ts";
+import type { MailReader } from "./domain/order.ts";
 import { codGateway } from "./gateways/cod.ts";
 import { type Gate, makeGate } from "./gateways/gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import { sandboxGateway } from "./gateways/sandbox.ts";
-import type { MailReader } from "./local/mailbox.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
@@ -24,7 +26,7 @@ import { makeMarks } from "./stores/marks.ts";
 import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
 import { assertSafe, unsafePostgres } from "./stores/preflight.ts";
 import { connectRedis } from "./stores/redis.ts";
-import { makeSales } from "./stores/sales.ts";
+import { Sales } from "./stores/sales.ts";
 import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
 import { runWorkers, watchSales } from "./workers.ts";
@@ -129,7 +131,7 @@ export async function compose(
   const drain = new AbortController();
   const { db } = postgres;
   const scripts = makeScripts(redis);
-  const sales = makeSales(db, redis, log);
+  const sales = new Sales(db, redis, log);
   const secret = await sharedSecret(db, "reservation-ids");
   const ids = makeIds(secret);
   // A copy has the secret of its original, and so its name.

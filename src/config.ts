@@ -1,8 +1,7 @@
 /** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
 import { availableParallelism } from "node:os";
 import { z } from "zod";
-
-export class ConfigError extends Error {}
+import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
 /** No settings of an operator's: where a test wants this process to kill itself (crash.ts), and where an api process finds the mails that its parent receives in local mode. */

@@ -1,8 +1,10 @@
 /** Local mode: everything the service needs, on this machine, under one data folder. */
+
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { nanoid } from "nanoid";
-import { type Config, ConfigError } from "../config.ts";
+import type { Config } from "../config.ts";
+import { ConfigError } from "../domain/errors.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
 import { startPostgres } from "./postgres.ts";
 import { freePort, programOf, runs, startGuarded } from "./processes.ts";

@@ -1,8 +1,9 @@
 /** What the confirmation mail says, and the SMTP link that carries it. */
+
 import { createTransport } from "nodemailer";
 import { inLanguage, type Language } from "../domain/language.ts";
 import { formatInstant, formatMoney, taxesOf } from "../domain/money.ts";
-import type { Contact, OrderLine, SaleDetails, ShipTo } from "../stores/schema.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../domain/order.ts";
 
 export interface MailOrder {
   id: string;

@@ -2,7 +2,9 @@
  * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone else
  * decided; callers read again and act on what is stored (rule B).
  */
+
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
+import { NotEnough, Unavailable } from "../domain/errors.ts";
 import {
   assertPaymentStep,
   PAYMENT_ENDED_UNPAID,
@@ -10,10 +12,10 @@ import {
   type PaymentState,
   paymentStatesBefore,
 } from "../domain/lifecycle.ts";
+import type { OrderLine } from "../domain/order.ts";
 import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
-import { Unavailable } from "../stores/redis.ts";
-import { epochs, items, type OrderLine, payments } from "../stores/schema.ts";
+import { epochs, items, payments } from "../stores/schema.ts";
 
 export type Payment = typeof payments.$inferSelect;
 export type NewPayment = typeof payments.$inferInsert;
@@ -87,8 +89,6 @@ function unitsBySku(lines: OrderLine[]): Array<[string, number]> {
   for (const l of lines) units.set(l.sku, (units.get(l.sku) ?? 0) + l.quantity);
   return [...units].sort(([a], [b]) => (a < b ? -1 : 1));
 }
-
-export class NotEnough extends Error {}
 
 async function claimUnits(tx: Tx, saleId: string, lines: OrderLine[]): Promise<void> {
   for (const [sku, n] of unitsBySku(lines)) {

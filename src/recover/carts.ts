@@ -1,5 +1,5 @@
 /** Which carts cost a sum: what is left to ask when only the gateway remembers a charge. */
-import type { Sale } from "../stores/sales.ts";
+import type { Sale } from "../domain/sale.ts";
 
 const TRIES_MAX = 100_000;
 

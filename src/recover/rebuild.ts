@@ -7,15 +7,18 @@
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
  */
+
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { PostgresOlder, RedisNewer, Unavailable } from "../domain/errors.ts";
+import type { Hold } from "../domain/hold.ts";
 import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
-import { type JournalEntry, mirrorHolds, PostgresOlder, parseEntry, recordConfirmed } from "../stages/persist.ts";
+import { type JournalEntry, mirrorHolds, parseEntry, recordConfirmed } from "../stages/persist.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import { type Instance, Unavailable } from "../stores/redis.ts";
+import type { Instance } from "../stores/redis.ts";
 import {
   epochs,
   items,
@@ -26,8 +29,8 @@ import {
   sales,
   stockMoves,
 } from "../stores/schema.ts";
-import type { Hold, InstallImage } from "../stores/scripts.ts";
-import { checkRestored, RedisNewer, stopSelling } from "./restored.ts";
+import type { InstallImage } from "../stores/scripts.ts";
+import { checkRestored, stopSelling } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */

@@ -13,15 +13,16 @@
  */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { NotEnough } from "../domain/errors.ts";
+import { type Hold, parseHold } from "../domain/hold.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
+import { cartOf, type Sale } from "../domain/sale.ts";
 import type { ListedCharge } from "../gateways/port.ts";
-import { claimRecovered, findPayments, insertRecovered, NotEnough, type Payment } from "../payments/rows.ts";
+import { claimRecovered, findPayments, insertRecovered, type Payment } from "../payments/rows.ts";
 import { recordOrders } from "../stages/persist.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import { cartOf, type Sale } from "../stores/sales.ts";
 import { orders, payments, strayCharges } from "../stores/schema.ts";
-import { type Hold, parseHold } from "../stores/scripts.ts";
 import { cartsOfAmount } from "./carts.ts";
 import { closeDoor } from "./reconcile.ts";
 import { stopSelling } from "./restored.ts";

@@ -14,17 +14,13 @@
 import { eq, sql } from "drizzle-orm";
 import type { Sql } from "postgres";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import type { BeatSeen } from "../stores/marks.ts";
-import { Unavailable } from "../stores/redis.ts";
-import type { Sale } from "../stores/sales.ts";
 import { beats } from "../stores/schema.ts";
 import { strayOf } from "./stray.ts";
 
 const BEAT_ID = 1;
 const LISTS_MS_MAX = 5_000;
-
-/** Redis is newer than Postgres. A person decides; nothing is touched. */
-export class RedisNewer extends Unavailable {}
 
 const sentence = (found: string) =>
   `${found}: was Postgres restored from an older copy? Selling stands until a person has run \`fukubukuro recover\`.`;

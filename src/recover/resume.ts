@@ -1,22 +1,18 @@
 /** The last step of recover: Postgres takes over what Redis knows better, the stop is lifted, and Redis is rebuilt from it. */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
+import { type Hold, letterOf } from "../domain/hold.ts";
+import type { Sale } from "../domain/sale.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { Hold } from "../stores/scripts.ts";
 import { rebuildSale } from "./rebuild.ts";
-
-const letterOf = (h: Hold) =>
-  (Object.keys(RESERVATION_LETTERS) as ReservationLetter[]).find((l) => RESERVATION_LETTERS[l] === h.state);
 
 /** Holds that were granted after the copy was made, as the journal would have mirrored them. A row of the mirror moves only forward. */
 async function mirrorAll(tx: Tx, saleId: string, holds: Map<string, Hold>, epoch: number, seq: number): Promise<void> {
   const rows = [...holds].map(([key, h]) => ({
     key,
     customer_id: h.customerId,
-    state: letterOf(h),
+    state: letterOf(h.state),
     lines: h.lines,
     reference: h.reference,
     deadline_ms: h.deadlineMs,

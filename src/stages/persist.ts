@@ -2,14 +2,15 @@
  * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
  * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
  */
+
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { NewerEntry, PostgresOlder, Unavailable } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { stopSelling } from "../recover/restored.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import { Unavailable } from "../stores/redis.ts";
-import type { Sale } from "../stores/sales.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -34,9 +35,6 @@ export interface JournalEntry {
 }
 
 type RawEntry = [id: string, fields: string[] | null];
-
-/** Written by a newer version, which runs beside this one while it is rolled out: it is left for a process that knows it. */
-class NewerEntry extends Error {}
 
 /** Throws when an entry cannot be read: it is not ours to guess. */
 export function parseEntry([id, fields]: RawEntry): JournalEntry {
@@ -105,9 +103,6 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
     throw new PostgresOlder(`Postgres has less of the journal of ${saleId} than up to ${mark}, which it had`);
   return seq;
 }
-
-/** A Postgres that lacks what it is known to have had; nothing was written (recover/restored.ts). */
-export class PostgresOlder extends Error {}
 
 /** A hold is confirmed only after its capture was committed: a payment that is not is one that this Postgres has lost. */
 async function assertCaptured(tx: Tx, references: string[]): Promise<void> {

@@ -2,9 +2,10 @@
 
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { SaleClock } from "../domain/hold.ts";
+import type { Sale } from "../domain/sale.ts";
 import { coalesce } from "../stores/coalesce.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { ReserveResult, SaleClock } from "../stores/scripts.ts";
+import type { ReserveResult } from "../stores/replies.ts";
 
 const BATCH_MAX = 128;
 /** Per sale and process; at 20,000 a second this is half a second of waiting. */

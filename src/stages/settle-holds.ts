@@ -2,10 +2,11 @@
  * confirm: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
  * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
+
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { Sale } from "../domain/sale.ts";
 import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments/rows.ts";
-import type { Sale } from "../stores/sales.ts";
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
 export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Promise<void> {

@@ -3,11 +3,12 @@
  * More: Postgres first, then Redis by the move's id (rule K). Less: Redis gives up free units first, then Postgres lowers
  * `granted`, and only in the epoch in which Redis gave them up (rule L). A crash between is finished by reconcile.
  */
+
 import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import type { Sale } from "../stores/sales.ts";
+import type { Sale } from "../domain/sale.ts";
 import { epochs, items, stockMoves } from "../stores/schema.ts";
 
 type StockMove = typeof stockMoves.$inferSelect;

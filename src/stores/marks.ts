@@ -3,8 +3,10 @@
  * committed it, so a Postgres that has less is an older copy of itself (recover/restored.ts). Redis may forget a mark or have an older one: that
  * makes an older copy harder to notice, never a false alarm.
  */
+
+import { Unavailable } from "../domain/errors.ts";
 import { MARKS_KEY } from "./keys.ts";
-import { type Redis, Unavailable } from "./redis.ts";
+import type { Redis } from "./redis.ts";
 
 /** The beat of the database; shared with the pool, which asks every new connection for it. */
 export interface BeatSeen {
