@@ -119,6 +119,13 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
     else idle.push(c);
   }
 
+  /** postgres.js would connect a lost one again, to who knows where. */
+  async function checked(c: Connection): Promise<void> {
+    await check(c.sql);
+    if (c.lost) throw new ConnectionLost("CONNECTION_CLOSED");
+    c.checked = true;
+  }
+
   async function use<T>(f: (sql: postgres.Sql) => PromiseLike<T>, msMax: number): Promise<T> {
     const c = await acquire();
     let timer: NodeJS.Timeout | undefined;
@@ -130,7 +137,7 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
       }, msMax);
     });
     try {
-      const work = c.checked ? f(c.sql) : check(c.sql).then(() => f(Object.assign(c, { checked: true }).sql));
+      const work = c.checked ? f(c.sql) : checked(c).then(() => f(c.sql));
       // What still comes of it after the race has nobody to tell.
       Promise.resolve(work).catch(() => {});
       return await Promise.race([work, c.gone, silent]);
