@@ -12,6 +12,8 @@ import { stopSelling } from "../recover/restored.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
 
+type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
+
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
 export const ENTRIES_MAX = 100;
@@ -156,7 +158,7 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
 const isDataError = (error: unknown) =>
   /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
 
-export function persistStage(ctx: Context, consumer: string) {
+export function persistStage(ctx: Needs, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
   const reclaims = new Map<string, { at: number; from: string }>();
 
@@ -269,7 +271,7 @@ export function persistStage(ctx: Context, consumer: string) {
 }
 
 /** Makes the group from the stream's beginning when Redis has lost it. */
-async function withGroup<T>(ctx: Context, journal: string, call: () => Promise<T>): Promise<T> {
+async function withGroup<T>(ctx: Needs, journal: string, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {

@@ -7,6 +7,8 @@ import type { Sale } from "../domain/sale.ts";
 import { coalesce } from "../stores/coalesce.ts";
 import type { ReserveResult } from "../stores/replies.ts";
 
+type Needs = Pick<Context, "config" | "sales" | "scripts">;
+
 const BATCH_MAX = 128;
 /** Per sale and process; at 20,000 a second this is half a second of waiting. */
 const WAITING_MAX = 10_000;
@@ -23,7 +25,7 @@ export interface ReserveRequest {
 }
 export type Reserved = { result: ReserveResult; clock: SaleClock };
 
-export function reserveStage(ctx: Context) {
+export function reserveStage(ctx: Needs) {
   const limits = { sweepMax: SWEEP_MAX, journalMax: ctx.config.journalMax };
   const bySale = new Map<string, (r: ReserveRequest) => Promise<Reserved>>();
 

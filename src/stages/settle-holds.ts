@@ -8,8 +8,10 @@ import { around } from "../crash-points.ts";
 import type { Sale } from "../domain/sale.ts";
 import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments/rows.ts";
 
+type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
+
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
-export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
+export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promise<void> {
   const bySale = new Map<string, PaymentOutcome[]>();
   for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
   for (const [saleId, ofSale] of bySale) {
@@ -35,7 +37,7 @@ export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Pro
 }
 
 async function confirmCaptured(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   captured: PaymentOutcome[],
   mayPinAgain: boolean,

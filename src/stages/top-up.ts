@@ -11,6 +11,8 @@ import { around } from "../crash-points.ts";
 import type { Sale } from "../domain/sale.ts";
 import { epochs, items, stockMoves } from "../stores/schema.ts";
 
+type Needs = Pick<Context, "db" | "metrics" | "sales" | "scripts">;
+
 type StockMove = typeof stockMoves.$inferSelect;
 export interface ItemCounts {
   sku: string;
@@ -26,7 +28,7 @@ export type ToppedUp =
   | { outcome: "MISMATCH" };
 
 export async function topUp(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   r: { sku: string; delta: number; reason: string; idempotencyKey: string },
 ): Promise<ToppedUp> {
@@ -68,7 +70,7 @@ async function grant(db: Queryable, saleId: string, sku: string, delta: number) 
 
 /** Brings a move to its end from wherever it stands. Safe to repeat, in any number. */
 export async function finishMove(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   move: StockMove,
 ): Promise<{ outcome: "DONE"; counts: ItemCounts } | { outcome: "BELOW_COMMITTED"; free: number }> {
