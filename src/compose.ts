@@ -20,7 +20,6 @@ import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
 import { makeBatchedReads } from "./payments/batched-reads.ts";
 import { rebuilder } from "./recover/rebuild.ts";
-import { connectionCheck } from "./recover/restored.ts";
 import { connectChangeHints } from "./stores/change-hints.ts";
 import { makeMarks } from "./stores/marks.ts";
 import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
@@ -29,6 +28,7 @@ import { connectRedis } from "./stores/redis.ts";
 import { Sales } from "./stores/sales.ts";
 import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
+import { connectionCheck } from "./stores/stop-selling.ts";
 import { runWorkers, watchSales } from "./workers.ts";
 
 export interface Service {

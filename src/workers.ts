@@ -9,10 +9,11 @@ import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
-import { checkRestored, fenceStopped } from "./recover/restored.ts";
+import { checkRestored } from "./recover/restored.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
+import { fenceStopped } from "./stores/stop-selling.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;

@@ -30,7 +30,8 @@ import {
   stockMoves,
 } from "../stores/schema.ts";
 import type { InstallImage } from "../stores/scripts.ts";
-import { checkRestored, stopSelling } from "./restored.ts";
+import { stopSelling } from "../stores/stop-selling.ts";
+import { checkRestored } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -279,7 +280,10 @@ async function attempt(
   const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
   const fenced = await around("rebuild.fence", fence);
   if (fenced.outcome === "NEWER") {
-    await stopSelling(ctx, [sale.id], `Redis has epoch ${fenced.epoch} of ${sale.id}, Postgres only ${sale.epoch}`);
+    // Another rebuild may have raised it since we read it: only what Postgres has now, after Redis answered, tells.
+    const now = await ctx.sales.refresh(sale.id);
+    if (!now || now.epoch >= (fenced.epoch ?? 0)) return null;
+    await stopSelling(ctx, [sale.id], `Redis has epoch ${fenced.epoch} of ${sale.id}, Postgres only ${now.epoch}`);
     return null;
   }
   if (fenced.outcome === "BUSY") return null;

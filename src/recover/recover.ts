@@ -23,9 +23,9 @@ import { recordOrders } from "../stages/persist.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
 import { orders, payments, strayCharges } from "../stores/schema.ts";
+import { stopSelling } from "../stores/stop-selling.ts";
 import { cartsOfAmount } from "./carts.ts";
 import { closeDoor } from "./reconcile.ts";
-import { stopSelling } from "./restored.ts";
 import { goOn } from "./resume.ts";
 
 const LIST_PAGE = 500;

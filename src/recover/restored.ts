@@ -12,52 +12,12 @@
  * The stop is a column beside the epoch: claims, payment rows, tombstones, the mirror and rebuild ask for it in their own transaction.
  */
 import { eq, sql } from "drizzle-orm";
-import type { Sql } from "postgres";
 import type { Context } from "../context.ts";
-import type { Sale } from "../domain/sale.ts";
-import type { BeatSeen } from "../stores/marks.ts";
 import { beats } from "../stores/schema.ts";
+import { BEAT_ID, olderBeat, stopSelling } from "../stores/stop-selling.ts";
 import { strayOf } from "./stray.ts";
 
-const BEAT_ID = 1;
 const LISTS_MS_MAX = 5_000;
-
-const sentence = (found: string) =>
-  `${found}: was Postgres restored from an older copy? Selling stands until a person has run \`fukubukuro recover\`.`;
-const olderBeat = (has: number, seen: number) =>
-  sentence(`Postgres is at beat ${has}, and was seen at ${seen} (about as many seconds)`);
-
-/** For the pool: a new connection that leads to an older copy has every sale stopped there before anyone may use it. */
-export function connectionCheck(seen: BeatSeen) {
-  return async (connection: Sql): Promise<void> => {
-    if (seen.beat === 0) return;
-    const [row] = await connection<{ beat: string }[]>`select beat from beats where id = ${BEAT_ID}`;
-    const has = Number(row?.beat ?? 0);
-    if (has < seen.beat)
-      await connection`update epochs set stopped_why = ${olderBeat(has, seen.beat)} where stopped_why is null`;
-  };
-}
-
-/** In Redis, too, so that nothing is granted by a process that has not heard of it yet. */
-export async function fenceStopped(ctx: Context, sale: Sale): Promise<void> {
-  const fence = (epoch: number) => ctx.scripts.fence(sale.id, epoch, "stopped", 0);
-  const fenced = await fence(sale.epoch);
-  if (fenced.outcome === "NEWER" && fenced.epoch !== null) await fence(fenced.epoch);
-}
-
-/** Stops these sales, or all, durably. A reason that stands already is kept. */
-export async function stopSelling(ctx: Context, saleIds: string[] | null, found: string): Promise<void> {
-  const why = found.includes("fukubukuro recover") ? found : sentence(found);
-  const stopped = await ctx.db.execute<{ sale_id: string }>(sql`
-    update epochs set stopped_why = ${why} where stopped_why is null
-      and (${saleIds === null} or sale_id in (select json_array_elements_text(${JSON.stringify(saleIds ?? [])}::json))) returning sale_id`);
-  if (stopped.length > 0) ctx.log.error({ saleIds: stopped.map((s) => s.sale_id) }, why);
-  for (const id of saleIds ?? ctx.sales.allKnown().map((s) => s.id)) {
-    const sale = await ctx.sales.refresh(id);
-    if (sale)
-      await fenceStopped(ctx, sale).catch((error) => ctx.log.debug({ err: error }, "Redis is fenced when it is back"));
-  }
-}
 
 /** Compares what Postgres has with what it was seen to have, and raises the beat. Marks first: what is committed later can only be more. */
 export async function checkRestored(ctx: Context): Promise<void> {

@@ -8,11 +8,11 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { NewerEntry, PostgresOlder, Unavailable } from "../domain/errors.ts";
 import type { Sale } from "../domain/sale.ts";
-import { stopSelling } from "../recover/restored.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
+import { stopSelling } from "../stores/stop-selling.ts";
 
-type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
+type Needs = Pick<Context, "db" | "log" | "marks" | "metrics" | "redis" | "sales" | "scripts" | "work">;
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
