@@ -19,6 +19,7 @@ import { fenceStopped } from "./stores/stop-selling.ts";
 const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
+const WALK_AGAIN_MS = 3_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
 const BUSY_LOOK_MS = 100;
@@ -150,8 +151,10 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       : undefined,
     repeat(ctx, "reconcile", "never", RECONCILE_MS, signal, async () => {
       const walk = Date.now() - lastWalk > WALK_MS;
-      if (walk) lastWalk = Date.now();
+      // A walk that stopped half-way, at a lost answer or a store that was away, is not put off by a whole round.
+      if (walk) lastWalk = Date.now() - WALK_MS + WALK_AGAIN_MS;
       await reconcileOnce(ctx, { walk });
+      if (walk) lastWalk = Date.now();
       return 0;
     }),
     repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {

@@ -49,6 +49,8 @@ const QUICK = {
 const HOLD_MS = 1_500;
 const HIT_MS_MAX = 25_000;
 const HEAL_MS_MAX = 40_000;
+/** A mail that was taken from the outbox by somebody who never heard of it waits for its lease of 30 s, also twice. */
+const LEASES_MS_MAX = 90_000;
 
 export interface Lane {
   world: World;
@@ -313,7 +315,12 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
 }
 
 /** What is wrong once nothing is under way any more, or when that takes too long. */
-async function settledFaults(world: World, saleId: string, told: Story["told"]): Promise<string[]> {
+async function settledFaults(
+  world: World,
+  saleId: string,
+  told: Story["told"],
+  msMax = HEAL_MS_MAX,
+): Promise<string[]> {
   const places = {
     databaseUrl: world.databaseUrl,
     redisUrl: world.redis.url,
@@ -328,7 +335,7 @@ async function settledFaults(world: World, saleId: string, told: Story["told"]):
       if (faults.length > 0) await pause(200);
       return faults.length === 0;
     },
-    HEAL_MS_MAX,
+    msMax,
   ).catch(() => {});
   return faults;
 }
@@ -354,7 +361,7 @@ export async function playThrough(
   try {
     begin();
     await Promise.all(play(lane, sale.id, () => lived.url, told, flush));
-    const faults = await settledFaults(lane.world, sale.id, told);
+    const faults = await settledFaults(lane.world, sale.id, told, LEASES_MS_MAX);
     const end = await Promise.race([lived.ended, pause(0).then(() => null)]);
     if (end) faults.push(`the process ended: ${JSON.stringify(end)} ${lived.output().slice(-1500)}`);
     if (told.confirmed.size < 2)
