@@ -36,7 +36,7 @@ const typeOf = (m: Buffer) => String.fromCharCode(m[0] as number);
 const text = (m: Buffer, from: number) => m.toString("utf8", from, m.indexOf(0, from));
 
 /** One statement as part of a kind: its parameters are numbered anyway, its length does not matter. */
-const shorten = (sql: string) => sql.replace(/\s+/g, " ").trim().slice(0, 160);
+const shorten = (sql: string) => sql.replace(/\s+/g, " ").trim().slice(0, 500);
 
 export async function startCommitProxy(targetPort: number): Promise<CommitProxy> {
   const sockets = new Set<Socket>();
