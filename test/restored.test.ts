@@ -1,9 +1,11 @@
 /** Postgres restored from an older copy while Redis and the gateway are newer: selling stops, and a person has a way out that forgets no charge. */
 import { eq } from "drizzle-orm";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { PostgresOlder } from "../src/domain/errors.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { recover } from "../src/recover/recover.ts";
+import { recordConfirmed } from "../src/stages/persist.ts";
 import { epochs, orders } from "../src/stores/schema.ts";
 import { makeRestoreWorld, type RestoreWorld } from "./restored.ts";
 import { call, inParallel, operator, type Running, saleBodyOf, shopper, until } from "./support.ts";
@@ -178,6 +180,45 @@ describe("Postgres restored from an older copy", () => {
       Array(20).fill(["charge", "bag:1", "order"]),
     );
     await expectSoldOnce(saleId, told);
+  });
+
+  it("of less than a second ago (a standby took over): the position of the journal tells, and nothing that is in line is ended meanwhile", async () => {
+    const saleId = await makeSale();
+    const told = await buy(saleId, people("early", 5), CARD);
+    await resting(saleId);
+    await world.copy();
+    told.push(...(await buy(saleId, people("card", 10), CARD)));
+    await resting(saleId);
+    // As if no beat lay between, and a payment that was in line then and has been captured since: in line too long, by this copy.
+    const inLine =
+      "update payments set state = 'queued', claimed = false, queued_at = now() - interval '1 day', captured_at = null where ctid =";
+    await world.restore(
+      `update beats set beat = 1000000; ${inLine} (select ctid from payments limit 1);
+       delete from outbox where order_id in (select 'ord_' || reference from payments where state = 'queued');
+       delete from order_lines where order_id in (select 'ord_' || reference from payments where state = 'queued');
+       delete from orders where reference in (select reference from payments where state = 'queued');
+       update items set claimed = claimed - 1`,
+    );
+    await expectStopped(saleId);
+    const asked = await recovered(saleId);
+    expect(asked.findings.map((f) => f.kind).sort()).toEqual([...Array(10).fill("charge"), "queued"]);
+    expect(await recovered(saleId, { apply: true })).toMatchObject({ open: 0, resumed: true });
+    await expectSoldOnce(saleId, told);
+  });
+
+  it("without the capture of a hold that is confirmed in the journal: nothing of it is written", async () => {
+    const line = {
+      key: "k".repeat(22),
+      letter: "c",
+      deadlineMs: 0,
+      reference: "C".repeat(26),
+      lines: "bag:1",
+      customerId: "c",
+    };
+    const entry = { id: "1-1", epoch: 1, seq: 1, atMs: 1, transitions: [line] } as Parameters<
+      typeof recordConfirmed
+    >[1][number];
+    await expect(ctx().db.transaction((tx) => recordConfirmed(tx, [entry]))).rejects.toThrow(PostgresOlder);
   });
 
   it("whose charges tell nothing of what was bought: they stay open until a person refunds them or calls them foreign", async () => {

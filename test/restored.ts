@@ -8,8 +8,8 @@ export interface RestoreWorld extends World {
   serve(env?: Record<string, string>): Promise<Running>;
   /** A copy of the database as it is now. */
   copy(): Promise<void>;
-  /** The copy takes the place of the database, and every connection is cut. */
-  restore(): Promise<void>;
+  /** The copy takes the place of the database, and every connection is cut; `change` is run in it before anyone connects. */
+  restore(change?: string): Promise<void>;
 }
 
 export async function makeRestoreWorld(): Promise<RestoreWorld> {
@@ -40,7 +40,16 @@ export async function makeRestoreWorld(): Promise<RestoreWorld> {
     ...world,
     serve: (env) => world.start({ DATABASE_URL: through.href, ...env }),
     copy: () => alone(`drop database if exists ${name}_old`, `create database ${name}_old template ${name}`),
-    restore: () => alone(`drop database ${name}`, `alter database ${name}_old rename to ${name}`),
+    async restore(change) {
+      const old = new URL(url);
+      old.pathname = `/${name}_old`;
+      if (change) {
+        const sql = postgres(old.href, { max: 1, onnotice: () => {} });
+        await sql.unsafe(change);
+        await sql.end();
+      }
+      await alone(`drop database ${name}`, `alter database ${name}_old rename to ${name}`);
+    },
     async close() {
       await world.close();
       await link.close();
