@@ -398,7 +398,8 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
  */
 async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
   const sale = await ctx.sales.get(p.saleId);
-  if (sale && sale.stoppedWhy !== null) return;
+  // The walk keeps its place and comes back to this charge.
+  if (sale && sale.stoppedWhy !== null) throw new Unavailable(`${sale.id} stands; late money waits`);
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
     const pin = {
       key: p.reservationKey,
@@ -450,8 +451,10 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
 async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
   const [row] = await ctx.db.select().from(gates).where(eq(gates.gateway, gateway.name));
   const page = await gateway.list(row?.listCursor ?? null, LIST_PAGE);
-  let stray = 0;
   const captured = page.charges.filter((c) => c.status === "captured");
+  const unknown = await strayOf(ctx, captured);
+  await noteStray(ctx, gateway.name, unknown);
+  let stray = unknown.length;
   const found = await findPayments(
     ctx.db,
     captured.map((c) => c.reference),
@@ -464,9 +467,6 @@ async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
       stray++;
     }
   }
-  const unknown = await strayOf(ctx, captured);
-  stray += unknown.length;
-  await noteStray(ctx, gateway.name, unknown);
   // A page that is not full is read again: the gateway's newest charges may still change their state.
   if (page.next && page.charges.length === LIST_PAGE)
     await ctx.db.update(gates).set({ listCursor: page.next }).where(eq(gates.gateway, gateway.name));
