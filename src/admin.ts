@@ -2,6 +2,7 @@
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
+import { paymentRoutes } from "./admin-payments.ts";
 import type { AdminAuth } from "./auth.ts";
 import type { Boards } from "./board.ts";
 import type { Context } from "./context.ts";
@@ -270,6 +271,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, boards, saleOf
       return json(c, 202, { orderId, queued: true });
     },
   );
+
+  paymentRoutes(ctx, routes, { admin, note });
 
   route(
     {

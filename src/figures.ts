@@ -3,6 +3,7 @@ import { EventEmitter, on } from "node:events";
 import { sql } from "drizzle-orm";
 import type { Context } from "./context.ts";
 import { saleKeys } from "./keys.ts";
+import { needsPerson } from "./payments.ts";
 import { type Audit, auditSale } from "./recover/audit.ts";
 import type { Sale } from "./sales.ts";
 import { gates as gateTable } from "./schema.ts";
@@ -56,19 +57,20 @@ export async function figures(ctx: Context, sale: Sale) {
     select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
       count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
       count(*) filter (where state = 'refunding')::int as refunding,
-      (select count(*)::int from payments where sale_id = ${sale.id} and attention is not null) as attention
+      (select count(*)::int from payments where sale_id = ${sale.id} and ${needsPerson}) as attention
     from payments where sale_id = ${sale.id} and state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`);
   const v = a.results;
   const gates = await Promise.all(
     [...ctx.gates.values()].map(async (g) => {
       const view = await ctx.scripts.gateView(g.gateway);
-      const { inFlight, line, callMs, opensInMs } = view;
+      const { inFlight, line, callMs, opensInMs, permits } = view;
       // A worker that ended while it waited cannot say so: what is over is over.
       const breaker = (breakers.get(g.gateway)?.getTime() ?? 0) > Date.now() ? "open" : "closed";
       return {
         gateway: g.gateway,
         limit: g.limit,
         inFlight,
+        permits,
         line,
         callMs,
         opensInMs,

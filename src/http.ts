@@ -9,11 +9,12 @@ import type { Context } from "./context.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import { around } from "./crash.ts";
-import { orderIdOf, type ReservationId, referenceOfOrder } from "./ids.ts";
+import { orderIdOf, type ReservationId, referenceOfOrder, referenceOfPayment } from "./ids.ts";
 import { preferredLanguage } from "./language.ts";
 import { documentRoutes, operationRoutes } from "./operations.ts";
 import { findPayment } from "./payments.ts";
 import { invalid, Problem } from "./problem.ts";
+import { makeReturned } from "./returned.ts";
 import { type Ask, findSale, headerOf, incomingOf, makeRoutes, parseJson, type Reply, waitMsOf } from "./routes.ts";
 import { cartOf, type Sale } from "./sales.ts";
 import type { Hold, SaleClock } from "./scripts.ts";
@@ -63,6 +64,14 @@ export function makeApp(ctx: Context) {
   }
 
   const lost = () => new Problem("HOLD_LOST");
+  const mayHaveReturned = makeReturned(ctx);
+  /** Whoever asks about a payment that is open may have come back from the gateway's page. */
+  function asked(view: ReservationView): ReservationView {
+    const { payment } = view;
+    if (payment && (payment.status === "action_required" || payment.status === "unknown"))
+      mayHaveReturned(referenceOfPayment(payment.id));
+    return view;
+  }
 
   async function readHold(sale: Sale, key: string): Promise<{ hold: Hold; clock: SaleClock }> {
     const clock = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, [key]));
@@ -196,7 +205,7 @@ export function makeApp(ctx: Context) {
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
       return json(c, 200, {
         reservations: await Promise.all(
-          clock.results.reverse().map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock)),
+          clock.results.reverse().map(async ({ key, hold }) => asked(await viewReservation(ctx, sale, key, hold, clock))),
         ),
       });
     },
@@ -215,7 +224,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
-      return json(c, 200, await readView(sale, id.key));
+      return json(c, 200, asked(await readView(sale, id.key)));
     },
   );
 
@@ -237,7 +246,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
-      let view: ReservationView | null = await readView(sale, id.key);
+      let view: ReservationView | null = asked(await readView(sale, id.key));
       c.header("x-content-type-options", "nosniff");
       return streamSSE(c, async (stream) => {
         let told = "";
@@ -361,6 +370,7 @@ export function makeApp(ctx: Context) {
         case "PAYING":
           if (paid.begun && waitMs === 0)
             return routes.reply(headers, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
+          if (!paid.begun) mayHaveReturned(paid.hold.reference);
           return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);
         case "CONFIRMED":
           return settled(ask, sale, id.key, paid.hold, paid.clock, waitMs);

@@ -25,6 +25,10 @@ export function scriptNames(): string[] {
     .map((f) => f.slice(0, -4));
 }
 
+/** What the permits that are out are for; `kept` = the call was given up unanswered and may still be running (lua/gate_view.lua). */
+export const PERMIT_USES = ["charge", "look", "refund", "list", "kept"] as const;
+export type PermitUse = (typeof PERMIT_USES)[number];
+
 /** What a call to a sale's transitions must agree with: see lua/prelude.lua. */
 export interface Stamp {
   saleId: string;
@@ -413,19 +417,18 @@ export function makeScripts(redis: Redis) {
       }
     },
 
-    async permitGive(gateway: string, token: string, callMs: number | null): Promise<void> {
+    async permitGive(gateway: string, token: string, callMs: number | null, kept = false): Promise<void> {
       const k = gateKeys(gateway);
-      await run("permit_give", [k.permits, k.urgent, k.gate], [token, callMs === null ? "" : Math.round(callMs)]);
+      const call = callMs === null ? "" : Math.round(callMs);
+      await run("permit_give", [k.permits, k.urgent, k.gate], [token, call, kept ? 1 : ""]);
     },
 
     async gateView(gateway: string, references: string[] = []) {
       const k = gateKeys(gateway);
-      const [out, line, callMs, opensInMs, ...places] = (
-        await run("gate_view", [k.permits, k.line, k.gate], references)
-      )
-        .slice(1)
-        .map(Number) as [number, number, number, number, ...number[]];
-      return { inFlight: out, line, callMs, opensInMs, places };
+      const answer = await run("gate_view", [k.permits, k.line, k.gate], references);
+      const [inFlight = 0, line = 0, callMs = 0, opensInMs = 0, ...rest] = answer.slice(1).map(Number);
+      const permits = Object.fromEntries(PERMIT_USES.map((use, i) => [use, rest[i] ?? 0])) as Record<PermitUse, number>;
+      return { inFlight, line, callMs, opensInMs, permits, places: rest.slice(PERMIT_USES.length) };
     },
   };
 }

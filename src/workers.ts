@@ -5,7 +5,11 @@ import type { Context } from "./context.ts";
 import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
+import { noteDenied } from "./recover/denied.ts";
+import { walkCharges } from "./recover/late-money.ts";
+import { lookUpOnce } from "./recover/open-payments.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { refundOnce } from "./recover/refunds.ts";
 import { Unavailable } from "./redis.ts";
 import { isOver, type Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
@@ -16,6 +20,8 @@ import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
 const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
+const LOOK_UP_MS = 500;
+const REFUND_MS = 1_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
 const BUSY_LOOK_MS = 100;
@@ -41,6 +47,7 @@ async function repeat(
       if (error instanceof Unavailable) ctx.log.debug({ err: error }, `${name} waits`);
       else ctx.log.error({ err: error }, `${name} failed; it is tried again`);
       await idle(ctx, "never", Math.max(pauseMs, 200), signal);
+      continue;
     }
     if (more === 0) await idle(ctx, hint, pauseMs, signal);
   }
@@ -78,6 +85,7 @@ async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
   for (const sale of sales) {
     const audit = await auditSale(ctx, sale.id, sale.no);
     if (!audit.ok) ctx.log.error({ audit }, "the books of a sale do not balance");
+    await noteDenied(ctx, audit);
     ctx.metrics.books.set({ sale: sale.id }, audit.ok ? 1 : 0);
     for (const i of audit.items) {
       for (const count of ["granted", "free", "held", "claimed", "sold", "difference"] as const)
@@ -88,6 +96,7 @@ async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
       unknown: audit.open.unknown,
       journal_lag: audit.open.journalLag,
       refunding: audit.open.refunding,
+      attention: audit.open.attention,
       mails_queued: audit.mails.queued,
     };
     for (const [kind, n] of Object.entries(open)) ctx.metrics.open.set({ sale: sale.id, kind }, n);
@@ -96,6 +105,7 @@ async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
     const view = await ctx.scripts.gateView(gateway);
     ctx.metrics.gateInFlight.set({ gateway }, view.inFlight);
     ctx.metrics.gateLine.set({ gateway }, view.line);
+    for (const [kind, n] of Object.entries(view.permits)) ctx.metrics.gatePermits.set({ gateway, kind }, n);
   }
 }
 
@@ -143,9 +153,24 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
     repeat(ctx, "reconcile", "never", RECONCILE_MS, signal, async () => {
       const walk = Date.now() - lastWalk > WALK_MS;
       if (walk) lastWalk = Date.now();
-      await reconcileOnce(ctx, { walk });
+      await reconcileOnce(ctx, { walk, asking: false });
       return 0;
     }),
+    // What asks a gateway waits for its permits, and nothing else waits for it.
+    repeat(ctx, "look-ups", "look", LOOK_UP_MS, signal, async () => {
+      await lookUpOnce(ctx);
+      return 0;
+    }),
+    repeat(ctx, "refunds", "refund", REFUND_MS, signal, async () => {
+      await refundOnce(ctx);
+      return 0;
+    }),
+    ...[...ctx.gateways.values()].map((g) =>
+      repeat(ctx, `the walk of ${g.name}`, "never", WALK_MS, signal, async () => {
+        await walkCharges(ctx, g);
+        return 0;
+      }),
+    ),
     repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {
       await publishGauges(ctx, toAudit());
       return 0;

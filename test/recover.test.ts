@@ -5,10 +5,11 @@ import { createSale } from "../src/admin.ts";
 import type { Context } from "../src/context.ts";
 import { saleKeys } from "../src/keys.ts";
 import { startRedis } from "../src/local/redis.ts";
-import { claimForSending, findPayment, insertPayments, settlePayment, takeOver } from "../src/payments.ts";
+import { claimForSending, findPayment, insertPayments, takeOver } from "../src/payments.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { epochs, items, orders, reservations } from "../src/schema.ts";
+import { settlePayment } from "../src/settle-payment.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import {
   inParallel,

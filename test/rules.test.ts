@@ -11,7 +11,6 @@ import {
   claimLate,
   findPayment,
   insertPayments,
-  settlePayment,
   takeOver,
   writeTombstone,
 } from "../src/payments.ts";
@@ -20,6 +19,7 @@ import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
 import { charge } from "../src/stages/charge.ts";
 import { followPayments } from "../src/stages/confirm.ts";
+import { settlePayment } from "../src/settle-payment.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import { type JournalEntry, mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";

@@ -92,7 +92,7 @@ describe("the breaker of a gateway", () => {
     const breaker = makeBreaker(5, 10_000);
     for (let i = 0; i < 4; i++) breaker.heard({ outcome: "not_done", why: "away" });
     expect([breaker.waitMs(), breaker.width(4)]).toEqual([0, 4]);
-    breaker.heard({ outcome: "unknown", why: "timeout" });
+    breaker.heard({ outcome: "unknown", why: "timeout", answered: false });
     expect(breaker.waitMs()).toBeGreaterThan(9_000);
     expect(breaker.width(4)).toBe(1);
     breaker.heard({ outcome: "declined", declineCode: "card_declined", chargeId: null });

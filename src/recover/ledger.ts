@@ -1,0 +1,95 @@
+/** Reading a gateway's own list: under permits, page by page for as long as it says that there is more, tolerant of records that are odd. */
+import { sql } from "drizzle-orm";
+import type { Context } from "../context.ts";
+import type { Permit } from "../gate.ts";
+import { type Gateway, type ListedCharge, type ListPage, ListUnread } from "../gateways/port.ts";
+import { Unavailable } from "../redis.ts";
+
+const PERMIT_WAIT_MS = 15_000;
+const PAGE = 500;
+/** A list that never ends is a fault of the gateway's. */
+const PAGES_MAX = 10_000;
+/** A reading that began so long ago is good enough for the first look of an audit: what is younger it does not judge. */
+const YOUNG_MS = 1_000;
+
+/** Statuses that say where the money is; any other is for a person. */
+export const KNOWN_STATUSES: readonly string[] = [
+  "captured",
+  "refunded",
+  "declined",
+  "canceled",
+  "action_required",
+  "pending",
+];
+
+/** The pages after `after`, each with where it began. Calls follow each other under one permit while it covers them. */
+export async function* pagesOf(
+  ctx: Context,
+  gateway: Gateway,
+  after: string | null,
+  limit: number,
+): AsyncGenerator<ListPage & { after: string | null }> {
+  const gate = ctx.gates.get(gateway.name);
+  let permit: Permit | null = null;
+  let lost = false;
+  try {
+    for (let n = 0; n < PAGES_MAX; n++) {
+      if (gate && !permit?.covers()) {
+        if (permit) await gate.settle(permit, null, null);
+        permit = await gate.takeUrgent("list", PERMIT_WAIT_MS, ctx.draining);
+        if (!permit) throw new Unavailable(`the list of ${gateway.name} waits for a permit`, 2000);
+      }
+      const page = await gateway.list(after, limit).catch((error) => {
+        lost = !(error instanceof ListUnread && error.answered);
+        throw new Unavailable(`the ledger of ${gateway.name} cannot be read`, 2000, { cause: error });
+      });
+      yield { ...page, after };
+      if (page.next === null || page.next === after) return;
+      after = page.next;
+    }
+  } finally {
+    if (gate && permit)
+      await gate.settle(permit, lost ? { outcome: "unknown", why: "no answer", answered: false } : null, null);
+  }
+}
+
+export interface Ledger {
+  charges: ListedCharge[];
+  odd: number;
+  /** Our monotonic clock when the reading began; and Postgres': what was captured later may be missing. */
+  beganAt: number;
+  asOf: string;
+}
+
+const readings = new WeakMap<Context, Map<string, { beganAt: number; ledger: Promise<Ledger>; done: boolean }>>();
+
+async function readAll(ctx: Context, gateway: Gateway, beganAt: number): Promise<Ledger> {
+  const [clock] = await ctx.db.execute<{ now: string }>(sql`select now()::text as now`);
+  const ledger: Ledger = { charges: [], odd: 0, beganAt, asOf: clock?.now ?? "infinity" };
+  for await (const page of pagesOf(ctx, gateway, null, PAGE)) {
+    for (const c of page.charges) ledger.charges.push(c);
+    ledger.odd += page.odd;
+  }
+  return ledger;
+}
+
+/** The whole list. Who asks while it is being read, or a moment later, is given that reading; `since`: only one that began after it. */
+export function ledgerOf(ctx: Context, gateway: Gateway, since = performance.now() - YOUNG_MS): Promise<Ledger> {
+  let ofContext = readings.get(ctx);
+  if (!ofContext) {
+    ofContext = new Map();
+    readings.set(ctx, ofContext);
+  }
+  const last = ofContext.get(gateway.name);
+  if (last && (!last.done || last.beganAt > since)) return last.ledger;
+  const beganAt = performance.now();
+  const reading = { beganAt, ledger: readAll(ctx, gateway, beganAt), done: false };
+  ofContext.set(gateway.name, reading);
+  reading.ledger.then(
+    () => {
+      reading.done = true;
+    },
+    () => ofContext.get(gateway.name) === reading && ofContext.delete(gateway.name),
+  );
+  return reading.ledger;
+}
