@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError } from "commander";
-import { signShopperToken } from "../src/auth.ts";
+import { signShopperToken } from "../src/http/auth.ts";
 import { type Figures, load, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";

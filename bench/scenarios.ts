@@ -1,5 +1,5 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
-import { type Line, makeClient } from "../src/client.ts";
+import { type Line, makeClient } from "../src/client/index.ts";
 import { expectStatuses, type Figures, load, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 

@@ -5,16 +5,16 @@
 -- ARGV  1-3 (prelude); 4 version; then field, value pairs of the sale hash
 -- Answer:
 --   APPLIED | OLD
-local book, refusal = open_book(true)
-if not book then return refusal end
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
 local have = digits(redis.call('HGET', KEYS[1], 'version') or '0', 'version')
-if digits(ARGV[4], 'version') <= have then return answer(book, { 'OLD' }) end
+if digits(ARGV[4], 'version') <= have then return answer(sale, { 'OLD' }) end
 local fields = { 'version', ARGV[4] }
 for i = 5, #ARGV, 2 do
   digits(ARGV[i + 1], ARGV[i])
   fields[#fields + 1] = ARGV[i]; fields[#fields + 1] = ARGV[i + 1]
 end
 redis.call('HSET', KEYS[1], unpack(fields))
-book.dirty = true
-commit(book)
-return answer(book, { 'APPLIED' })
+sale.dirty = true
+commit(sale)
+return answer(sale, { 'APPLIED' })

@@ -8,28 +8,28 @@
 --   RELEASED|hold         released, now or before
 --   OTHER_PAYMENT|hold    the hold speaks of another payment, or is confirmed: nothing done
 --   LOST                  no such hold in this Redis
-local book, refusal = open_book(true)
-if not book then return refusal end
-book.tell = true
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
+sale.tell = true
 
 local function decline(key, ref, grace_ms, to)
-  local h = hold_of(book, key)
+  local h = hold_of(sale, key)
   if not h then return 'LOST' end
   if h.ref ~= ref or h.state == 'c' then return 'OTHER_PAYMENT|' .. hold_pack(h) end
   if h.state == 'h' then return 'HELD|' .. hold_pack(h) end
   if h.state ~= 'p' then return 'RELEASED|' .. hold_pack(h) end
   h.was_paying = true
   if to == 'r' then
-    give_back(book, key, h, 'r')
+    give_back(sale, key, h, 'r')
     return 'RELEASED|' .. hold_pack(h)
   end
   h.state = 'h'
-  h.deadline = math.max(h.deadline, book.clock + digits(grace_ms, 'graceMs'))
-  record(book, key, h)
+  h.deadline = math.max(h.deadline, sale.clock + digits(grace_ms, 'graceMs'))
+  record(sale, key, h)
   return 'HELD|' .. hold_pack(h)
 end
 
 local results = {}
 for i = 4, #ARGV, 4 do results[#results + 1] = decline(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
-commit(book)
-return answer(book, results)
+commit(sale)
+return answer(sale, results)

@@ -5,9 +5,9 @@
 -- ARGV  1-3 (prelude); 4 max holds
 -- Answer:
 --   expired         how many were given back; `max` means there may be more
-local book, refusal = open_book(true)
-if not book then return refusal end
-book.tell = true
-local n = sweep(book, digits(ARGV[4], 'max'))
-commit(book)
-return answer(book, { string.format('%d', n) })
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
+sale.tell = true
+local n = sweep(sale, digits(ARGV[4], 'max'))
+commit(sale)
+return answer(sale, { string.format('%d', n) })

@@ -7,7 +7,7 @@
 --       6 holds 'key|hold'; 7 customers 'customer units|keys'; 8 moves already counted 'id delta'
 -- Answer:
 --   INSTALLED | NOT_NEWER | OTHER_INSTANCE
-local BOARD_LEASE_MS = 250
+local REFUSAL_LEASE_MS = 250
 local KEY_AT = { sale = 1, free = 2, live = 3, holds = 4, due = 5, paying = 6, customers = 7, moves = 9 }
 for _, epoch in ipairs(redis.call('HMGET', KEYS[KEY_AT.sale], 'epoch', 'fenced')) do
   if epoch and tonumber(epoch) >= tonumber(ARGV[1]) then return { 'NOT_NEWER' } end
@@ -36,8 +36,8 @@ for sku, units in pairs(live) do redis.call('HSET', KEYS[3], sku, string.format(
 for customer, packed in string.gmatch(ARGV[7], '(%S+) (%S+)') do redis.call('HSET', KEYS[7], customer, packed) end
 for id, delta in string.gmatch(ARGV[8], '(%S+) (%S+)') do redis.call('HSET', KEYS[9], id, delta) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2])
--- Boards of the epoch before may still show any item as out; the leases they were given went with that Redis (board.lua).
+-- Boards of the epoch before may still show any item as out; the leases they were given went with that Redis (refusal_lease.lua).
 if ARGV[1] ~= '1' then
-  for sku in pairs(live) do redis.call('HSET', KEYS[1], 'out:' .. sku, string.format('%d', tonumber(now) + BOARD_LEASE_MS)) end
+  for sku in pairs(live) do redis.call('HSET', KEYS[1], 'out:' .. sku, string.format('%d', tonumber(now) + REFUSAL_LEASE_MS)) end
 end
 return { 'INSTALLED' }

@@ -5,11 +5,11 @@
 -- ARGV  1-3 (prelude); 4 customer
 -- Answer:
 --   key|hold ...    each of the customer's newest reservations
-local book, refusal = open_book(false)
-if not book then return refusal end
+local sale, refusal = open_sale(false)
+if not sale then return refusal end
 local results = {}
-for key in string.gmatch(customer_of(book, ARGV[4]).keys, '[^,]+') do
+for key in string.gmatch(customer_of(sale, ARGV[4]).keys, '[^,]+') do
   local packed = redis.call('HGET', KEYS[4], key)
   if packed then results[#results + 1] = key .. '|' .. packed end
 end
-return answer(book, results)
+return answer(sale, results)

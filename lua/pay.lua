@@ -12,26 +12,26 @@
 --   RELEASED|hold | EXPIRED|hold  too late
 --   PAUSED                paying is paused
 --   LOST                  no such hold in this Redis
-local book, refusal = open_book(true)
-if not book then return refusal end
-book.tell = true
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
+sale.tell = true
 
 local function pay(key, customer, ref, before)
-  local h = hold_of(book, key)
+  local h = hold_of(sale, key)
   if not h or h.customer ~= customer then return 'LOST' end
-  if h.state == 'h' and h.deadline <= book.clock and book.paused == 0 then give_back(book, key, h, 'x') end
+  if h.state == 'h' and h.deadline <= sale.clock and sale.paused == 0 then give_back(sale, key, h, 'x') end
   if h.state == 'p' then return (h.ref == ref and 'PAYING|' or 'JOINED|') .. hold_pack(h) end
   if h.state == 'c' then return 'CONFIRMED|' .. hold_pack(h) end
   if h.state == 'r' then return 'RELEASED|' .. hold_pack(h) end
   if h.state == 'x' then return 'EXPIRED|' .. hold_pack(h) end
-  if book.paused > 0 then return 'PAUSED' end
+  if sale.paused > 0 then return 'PAUSED' end
   if h.ref ~= before then return 'DECLINED_BEFORE|' .. hold_pack(h) end
   h.state, h.ref = 'p', ref
-  record(book, key, h)
+  record(sale, key, h)
   return 'PAYING|' .. hold_pack(h)
 end
 
 local results = {}
 for i = 4, #ARGV, 4 do results[#results + 1] = pay(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
-commit(book)
-return answer(book, results)
+commit(sale)
+return answer(sale, results)

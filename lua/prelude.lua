@@ -1,6 +1,6 @@
 -- Put in by the loader after the first line of every transition of a sale.
 --
--- A script opens the *book* of a sale, changes it in memory, and commits once. Nothing is written before `commit`, so an
+-- A script opens a sale, changes it in memory, and commits once. Nothing is written before `commit`, so an
 -- error on the way (a broken invariant, a bad argument) leaves Redis as it was: Lua in Redis does not roll back.
 --
 -- KEYS, the same eight for every transition, one slot:
@@ -21,7 +21,7 @@
 -- holds moves one number instead of every deadline.
 
 local KEYS_OF_CUSTOMER_MAX = 50
-local BOARD_LEASE_MS_MAX = 1000
+local REFUSAL_LEASE_MS_MAX = 1000
 
 local function broken(what) error({ err = 'BROKEN ' .. what }) end
 
@@ -75,8 +75,8 @@ local function cart_of(lines)
   return cart
 end
 
--- The book, or nil and the refusal to answer.
-local function open_book(writes)
+-- The sale, or nil and the refusal to answer.
+local function open_sale(writes)
   local s = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'fenced', 'shift', 'pausedAt', 'opensAt', 'closesAt', 'holdMs', 'limit', 'reserving')
   if not s[1] or s[1] ~= ARGV[1] or s[3] or not s[2] or tonumber(s[2]) < tonumber(ARGV[2]) then
     return nil, { 'STALE_EPOCH', s[1] or '', s[2] or '' }
@@ -95,106 +95,106 @@ local function open_book(writes)
 end
 
 -- Units of `sku`: free or live. A missing field is unknown, never 0.
-local function units_of(book, which, sku)
-  local n = book[which][sku]
+local function units_of(sale, which, sku)
+  local n = sale[which][sku]
   if not n then
     n = redis.call('HGET', which == 'free' and KEYS[2] or KEYS[3], sku)
     if not n then return nil end
     n = digits(n, which .. ' of an item')
-    book[which][sku] = n
+    sale[which][sku] = n
   end
   return n
 end
 
--- Units that may be granted now: none while some process still shows the item as out (board.lua).
-local function grantable(book, sku)
-  if book.told_out[sku] == nil then
+-- Units that may be granted now: none while some process still shows the item as out (refusal_lease.lua).
+local function grantable(sale, sku)
+  if sale.told_out[sku] == nil then
     local ends = tonumber(redis.call('HGET', KEYS[1], 'out:' .. sku) or '0')
     -- One that ends later than any lease can was given before the clock was set back.
-    book.told_out[sku] = ends > book.now and ends <= book.now + BOARD_LEASE_MS_MAX and ends or false
+    sale.told_out[sku] = ends > sale.now and ends <= sale.now + REFUSAL_LEASE_MS_MAX and ends or false
   end
-  local have = units_of(book, 'free', sku)
+  local have = units_of(sale, 'free', sku)
   if not have then broken('free of an item is missing') end
-  return book.told_out[sku] and 0 or have
+  return sale.told_out[sku] and 0 or have
 end
 
 -- Units that may come back: live ones, and those that are free but shown as out (SOLD_OUT would send a shopper away who gets one in a moment);
 -- for the latter also when, on the sale's clock.
-local function returning(book, sku)
-  local live, hidden = units_of(book, 'live', sku) or 0, units_of(book, 'free', sku) - grantable(book, sku)
+local function returning(sale, sku)
+  local live, hidden = units_of(sale, 'live', sku) or 0, units_of(sale, 'free', sku) - grantable(sale, sku)
   if hidden == 0 then return live end
-  return live + hidden, book.clock + book.told_out[sku] - book.now
+  return live + hidden, sale.clock + sale.told_out[sku] - sale.now
 end
 
-local function add_units(book, which, sku, n)
-  local have = units_of(book, which, sku)
+local function add_units(sale, which, sku, n)
+  local have = units_of(sale, which, sku)
   if not have then broken(which .. ' of an item is missing') end
   if have + n < 0 then broken(which .. ' of an item would be negative') end
-  book[which][sku] = have + n
-  book.dirty = true
+  sale[which][sku] = have + n
+  sale.dirty = true
 end
 
 -- Reads holds and customers of many requests at once; false stands for one that is not there.
-local function read_ahead(book, keys, customers)
-  for i, packed in ipairs(redis.call('HMGET', KEYS[4], unpack(keys))) do book.holds[keys[i]] = packed and hold_parse(packed) end
-  for i, packed in ipairs(redis.call('HMGET', KEYS[7], unpack(customers))) do book.customers[customers[i]] = customer_parse(packed) end
+local function read_ahead(sale, keys, customers)
+  for i, packed in ipairs(redis.call('HMGET', KEYS[4], unpack(keys))) do sale.holds[keys[i]] = packed and hold_parse(packed) end
+  for i, packed in ipairs(redis.call('HMGET', KEYS[7], unpack(customers))) do sale.customers[customers[i]] = customer_parse(packed) end
 end
 
-local function hold_of(book, key)
-  local h = book.holds[key]
+local function hold_of(sale, key)
+  local h = sale.holds[key]
   if h == nil then
     local packed = redis.call('HGET', KEYS[4], key)
     h = packed and hold_parse(packed)
-    book.holds[key] = h
+    sale.holds[key] = h
   end
   return h or nil
 end
 
 -- Writes down that the hold is as it is now; `commit` stores it and moves it between the clocks.
-local function record(book, key, h)
+local function record(sale, key, h)
   local packed = hold_pack(h)
-  book.holds[key] = h
-  book.changed[key] = packed
-  book.journal[#book.journal + 1] = key .. '|' .. packed
+  sale.holds[key] = h
+  sale.changed[key] = packed
+  sale.journal[#sale.journal + 1] = key .. '|' .. packed
 end
 
-local function customer_of(book, customer)
-  local c = book.customers[customer]
+local function customer_of(sale, customer)
+  local c = sale.customers[customer]
   if not c then
     c = customer_parse(redis.call('HGET', KEYS[7], customer))
-    book.customers[customer] = c
+    sale.customers[customer] = c
   end
   return c
 end
 
-local function add_customer_units(book, customer, n)
-  local c = customer_of(book, customer)
+local function add_customer_units(sale, customer, n)
+  local c = customer_of(sale, customer)
   if c.units + n < 0 then broken('units of a customer would be negative') end
   c.units, c.dirty = c.units + n, true
 end
 
 -- held or paying -> released ('r') or expired ('x'): the units are free again.
-local function give_back(book, key, h, state)
+local function give_back(sale, key, h, state)
   local cart = cart_of(h.lines)
   for _, line in ipairs(cart) do
-    add_units(book, 'live', line.sku, -line.n)
-    add_units(book, 'free', line.sku, line.n)
+    add_units(sale, 'live', line.sku, -line.n)
+    add_units(sale, 'free', line.sku, line.n)
   end
-  add_customer_units(book, h.customer, -cart.units)
+  add_customer_units(sale, h.customer, -cart.units)
   h.state = state
-  record(book, key, h)
+  record(sale, key, h)
 end
 
 -- Gives back at most `max` holds whose time is over, oldest first. Nothing falls due while the clock stands.
-local function sweep(book, max)
-  if book.paused > 0 then return 0 end
-  local due = redis.call('ZRANGE', KEYS[5], '-inf', whole(book.clock), 'BYSCORE', 'LIMIT', 0, max)
+local function sweep(sale, max)
+  if sale.paused > 0 then return 0 end
+  local due = redis.call('ZRANGE', KEYS[5], '-inf', whole(sale.clock), 'BYSCORE', 'LIMIT', 0, max)
   local n = 0
   for _, key in ipairs(due) do
-    local h = hold_of(book, key)
+    local h = hold_of(sale, key)
     if not h then broken('a due hold is missing') end
-    if h.state == 'h' and h.deadline <= book.clock then
-      give_back(book, key, h, 'x')
+    if h.state == 'h' and h.deadline <= sale.clock then
+      give_back(sale, key, h, 'x')
       n = n + 1
     end
   end
@@ -211,37 +211,37 @@ local function flat(map, value)
 end
 
 -- Stores everything that changed, raises the sequence number, writes one journal entry, tells who waits. Returns the number.
-local function commit(book)
-  if #book.journal == 0 and not book.dirty then return book.seq end
-  book.seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-  local free, live = flat(book.free, whole), flat(book.live, whole)
+local function commit(sale)
+  if #sale.journal == 0 and not sale.dirty then return sale.seq end
+  sale.seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+  local free, live = flat(sale.free, whole), flat(sale.live, whole)
   if #free > 0 then redis.call('HSET', KEYS[2], unpack(free)) end
   if #live > 0 then redis.call('HSET', KEYS[3], unpack(live)) end
-  local customers = flat(book.customers, function(c) return c.dirty and c.units .. '|' .. c.keys end)
+  local customers = flat(sale.customers, function(c) return c.dirty and c.units .. '|' .. c.keys end)
   if #customers > 0 then redis.call('HSET', KEYS[7], unpack(customers)) end
   local holds, due, due_not, paying, paying_not, changed = {}, {}, {}, {}, {}, {}
-  for key, packed in pairs(book.changed) do
-    local h = book.holds[key]
+  for key, packed in pairs(sale.changed) do
+    local h = sale.holds[key]
     holds[#holds + 1] = key; holds[#holds + 1] = packed
     changed[#changed + 1] = key
     if h.state == 'h' then due[#due + 1] = whole(h.deadline); due[#due + 1] = key else due_not[#due_not + 1] = key end
-    if h.state == 'p' then paying[#paying + 1] = whole(book.now); paying[#paying + 1] = key elseif h.was_paying then paying_not[#paying_not + 1] = key end
+    if h.state == 'p' then paying[#paying + 1] = whole(sale.now); paying[#paying + 1] = key elseif h.was_paying then paying_not[#paying_not + 1] = key end
   end
   if #holds > 0 then redis.call('HSET', KEYS[4], unpack(holds)) end
   if #due > 0 then redis.call('ZADD', KEYS[5], unpack(due)) end
   if #due_not > 0 then redis.call('ZREM', KEYS[5], unpack(due_not)) end
   if #paying > 0 then redis.call('ZADD', KEYS[6], unpack(paying)) end
   if #paying_not > 0 then redis.call('ZREM', KEYS[6], unpack(paying_not)) end
-  if #book.journal > 0 then
-    redis.call('XADD', KEYS[8], '*', 'v', '1', 'e', book.epoch, 's', book.seq, 't', whole(book.now), 'b', table.concat(book.journal, '\n'))
+  if #sale.journal > 0 then
+    redis.call('XADD', KEYS[8], '*', 'v', '1', 'e', sale.epoch, 's', sale.seq, 't', whole(sale.now), 'b', table.concat(sale.journal, '\n'))
   end
-  if book.tell and #changed > 0 then redis.call('PUBLISH', 'fb:changes', table.concat(changed, ',')) end
-  return book.seq
+  if sale.tell and #changed > 0 then redis.call('PUBLISH', 'fb:changes', table.concat(changed, ',')) end
+  return sale.seq
 end
 
 -- How every answer begins: the outcome word, Redis' clock, the sequence number, the sale's clock settings.
-local function answer(book, results)
-  local out = { 'OK', whole(book.now), whole(book.seq), whole(book.shift), whole(book.paused) }
+local function answer(sale, results)
+  local out = { 'OK', whole(sale.now), whole(sale.seq), whole(sale.shift), whole(sale.paused) }
   for _, r in ipairs(results) do out[#out + 1] = r end
   return out
 end

@@ -5,8 +5,8 @@
 -- ARGV  1-3 (prelude); then reservation keys
 -- Per key:
 --   hold | ''       '' when this Redis has no such hold
-local book, refusal = open_book(false)
-if not book then return refusal end
+local sale, refusal = open_sale(false)
+if not sale then return refusal end
 local results = {}
 for i = 4, #ARGV do results[#results + 1] = redis.call('HGET', KEYS[4], ARGV[i]) or '' end
-return answer(book, results)
+return answer(sale, results)

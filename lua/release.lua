@@ -8,19 +8,19 @@
 --   EXPIRED|hold    its time was over
 --   PAYING|hold | CONFIRMED|hold  refused
 --   LOST            no such hold in this Redis
-local book, refusal = open_book(true)
-if not book then return refusal end
-book.tell = true
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
+sale.tell = true
 
 local function release(key, customer)
-  local h = hold_of(book, key)
+  local h = hold_of(sale, key)
   if not h or h.customer ~= customer then return 'LOST' end
-  if h.state == 'h' then give_back(book, key, h, (h.deadline <= book.clock and book.paused == 0) and 'x' or 'r') end
+  if h.state == 'h' then give_back(sale, key, h, (h.deadline <= sale.clock and sale.paused == 0) and 'x' or 'r') end
   local words = { r = 'RELEASED|', x = 'EXPIRED|', p = 'PAYING|', c = 'CONFIRMED|' }
   return words[h.state] .. hold_pack(h)
 end
 
 local results = {}
 for i = 4, #ARGV, 2 do results[#results + 1] = release(ARGV[i], ARGV[i + 1]) end
-commit(book)
-return answer(book, results)
+commit(sale)
+return answer(sale, results)

@@ -12,14 +12,14 @@
 --   BACKLOG                       Postgres is too far behind
 --   LIMIT|units                   the customer's units would pass the limit
 --   SHORT|nextDueMs|sku:free:live,...  some line is short; live: may come back; nextDueMs on the sale's clock, 0 when nothing is due
-local book, refusal = open_book(true)
-if not book then return refusal end
+local sale, refusal = open_sale(true)
+if not sale then return refusal end
 local sweep_max, swept = digits(ARGV[4], 'sweepMax'), false
 local backlog = redis.call('XLEN', KEYS[8]) >= digits(ARGV[5], 'journalMax')
 
 local function short(cart)
   for _, line in ipairs(cart) do
-    if grantable(book, line.sku) < line.n then return true end
+    if grantable(sale, line.sku) < line.n then return true end
   end
   return false
 end
@@ -27,55 +27,55 @@ end
 local function short_answer(cart)
   local parts, due = {}, tonumber(redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2] or '0')
   for i, line in ipairs(cart) do
-    local units, at = returning(book, line.sku)
+    local units, at = returning(sale, line.sku)
     if at and (due == 0 or at < due) then due = at end
-    parts[i] = string.format('%s:%d:%d', line.sku, grantable(book, line.sku), units)
+    parts[i] = string.format('%s:%d:%d', line.sku, grantable(sale, line.sku), units)
   end
   return 'SHORT|' .. whole(due) .. '|' .. table.concat(parts, ',')
 end
 
 -- Before a customer is refused for what they hold: what is past its time does not count.
 local function expire_own(c)
-  if book.paused > 0 then return end
+  if sale.paused > 0 then return end
   for key in string.gmatch(c.keys, '[^,]+') do
-    local h = hold_of(book, key)
-    if h and h.state == 'h' and h.deadline <= book.clock then give_back(book, key, h, 'x') end
+    local h = hold_of(sale, key)
+    if h and h.state == 'h' and h.deadline <= sale.clock then give_back(sale, key, h, 'x') end
   end
 end
 
 local function reserve(key, customer, lines)
-  local h = hold_of(book, key)
+  local h = hold_of(sale, key)
   if h then
     if h.customer ~= customer or h.lines ~= lines then return 'MISMATCH' end
-    if h.state == 'h' and h.deadline <= book.clock and book.paused == 0 then give_back(book, key, h, 'x') end
+    if h.state == 'h' and h.deadline <= sale.clock and sale.paused == 0 then give_back(sale, key, h, 'x') end
     return 'REPLAYED|' .. hold_pack(h)
   end
-  if book.now < book.opens then return 'NOT_OPEN' elseif book.now >= book.closes then return 'CLOSED' end
-  if not book.reserving then return 'PAUSED' end
+  if sale.now < sale.opens then return 'NOT_OPEN' elseif sale.now >= sale.closes then return 'CLOSED' end
+  if not sale.reserving then return 'PAUSED' end
   if backlog then return 'BACKLOG' end
   local cart = cart_of(lines)
   if cart.units < 1 then broken('a request without units') end
-  local c = customer_of(book, customer)
-  if c.units + cart.units > book.limit then expire_own(c) end
-  if c.units + cart.units > book.limit then return 'LIMIT|' .. whole(c.units) end
-  if short(cart) and not swept then sweep(book, sweep_max); swept = true end
+  local c = customer_of(sale, customer)
+  if c.units + cart.units > sale.limit then expire_own(c) end
+  if c.units + cart.units > sale.limit then return 'LIMIT|' .. whole(c.units) end
+  if short(cart) and not swept then sweep(sale, sweep_max); swept = true end
   if short(cart) then return short_answer(cart) end
   for _, line in ipairs(cart) do
-    add_units(book, 'free', line.sku, -line.n)
-    add_units(book, 'live', line.sku, line.n)
+    add_units(sale, 'free', line.sku, -line.n)
+    add_units(sale, 'live', line.sku, line.n)
   end
-  add_customer_units(book, customer, cart.units)
+  add_customer_units(sale, customer, cart.units)
   c.keys = c.keys == '' and key or c.keys .. ',' .. key
   if #c.keys > KEYS_OF_CUSTOMER_MAX * (#key + 1) then c.keys = string.gsub(c.keys, '^[^,]*,', '', 1) end
-  h = { state = 'h', deadline = book.clock + book.hold_ms, ref = '', lines = lines, customer = customer }
-  record(book, key, h)
+  h = { state = 'h', deadline = sale.clock + sale.hold_ms, ref = '', lines = lines, customer = customer }
+  record(sale, key, h)
   return 'HELD|' .. whole(h.deadline)
 end
 
 local keys, customers = {}, {}
 for i = 6, #ARGV, 3 do keys[#keys + 1] = ARGV[i]; customers[#customers + 1] = ARGV[i + 1] end
-read_ahead(book, keys, customers)
+read_ahead(sale, keys, customers)
 local results = {}
 for i = 6, #ARGV, 3 do results[#results + 1] = reserve(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
-commit(book)
-return answer(book, results)
+commit(sale)
+return answer(sale, results)

@@ -3,27 +3,27 @@ import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
-import { connectChanges } from "./changes.ts";
+import { makeApp } from "./app.ts";
 import { type Config, ConfigError } from "./config.ts";
 import type { Context } from "./context.ts";
-import { connectPostgres, type Db, migrate } from "./db.ts";
-import { type Gate, makeGate } from "./gate.ts";
+import { makeIds } from "./domain/ids.ts";
 import { codGateway } from "./gateways/cod.ts";
+import { type Gate, makeGate } from "./gateways/gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import { sandboxGateway } from "./gateways/sandbox.ts";
-import { makeApp } from "./http.ts";
-import { makeIds } from "./ids.ts";
 import type { MailReader } from "./local/mailbox.ts";
-import { makeLook } from "./look.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
+import { makeBatchedReads } from "./payments/batched-reads.ts";
 import { rebuilder } from "./recover/rebuild.ts";
-import { connectRedis } from "./redis.ts";
-import { assertSafe, unsafePostgres } from "./safety.ts";
-import { makeSales } from "./sales.ts";
-import { gates as gateTable, secrets } from "./schema.ts";
-import { makeScripts } from "./scripts.ts";
+import { connectChangeHints } from "./stores/change-hints.ts";
+import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
+import { assertSafe, unsafePostgres } from "./stores/preflight.ts";
+import { connectRedis } from "./stores/redis.ts";
+import { makeSales } from "./stores/sales.ts";
+import { gates as gateTable, secrets } from "./stores/schema.ts";
+import { makeScripts } from "./stores/scripts.ts";
 import { runWorkers, watchSales } from "./workers.ts";
 
 export interface Service {
@@ -31,7 +31,7 @@ export interface Service {
   app: ReturnType<typeof makeApp>["app"];
   specs: ReturnType<typeof makeApp>["specs"];
   /** Node's own door to the routes of the rush; false leaves a request to the app. */
-  front: ReturnType<typeof makeApp>["front"];
+  fastPath: ReturnType<typeof makeApp>["fastPath"];
   /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */
@@ -121,7 +121,7 @@ export async function compose(
       throw error;
     });
   const redis = connectRedis(config.redisUrls, log, config.allowUnsafe);
-  const changes = connectChanges(config.redisUrls, log);
+  const changeHints = connectChangeHints(config.redisUrls, log);
   const drain = new AbortController();
   const { db } = postgres;
   const scripts = makeScripts(redis);
@@ -139,8 +139,8 @@ export async function compose(
     ids,
     gateways,
     gates,
-    changes,
-    look: makeLook(db, scripts),
+    changeHints,
+    reads: makeBatchedReads(db, scripts),
     metrics: makeMetrics(),
     work,
     mailbox: local.mailbox,
@@ -156,14 +156,14 @@ export async function compose(
     : null;
   if (!mailer && config.role !== "api") log.warn("SMTP_URL is not set: mails wait in the outbox");
 
-  const { app, specs, front } = makeApp(ctx);
+  const { app, specs, fastPath } = makeApp(ctx);
   const loops: Array<Promise<unknown>> = [];
   let closing: Promise<void> | undefined;
   return {
     ctx,
     app,
     specs,
-    front,
+    fastPath,
     async makeWhole() {
       try {
         await redis.ready(10_000);
@@ -186,7 +186,7 @@ export async function compose(
         if (local.alone)
           await markQuiet(ctx).catch((error) => log.debug({ err: error }, "the gates wait one lease next time"));
         mailer?.close();
-        changes.close();
+        changeHints.close();
         await redis.close();
         await postgres.close();
       })();

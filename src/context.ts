@@ -1,17 +1,17 @@
 import type { EventEmitter } from "node:events";
 import type { Logger } from "pino";
-import type { Changes } from "./changes.ts";
 import type { Config } from "./config.ts";
-import type { Db } from "./db.ts";
-import type { Gate } from "./gate.ts";
+import type { Ids } from "./domain/ids.ts";
+import type { Gate } from "./gateways/gate.ts";
 import type { Gateway } from "./gateways/port.ts";
-import type { Ids } from "./ids.ts";
 import type { MailReader } from "./local/mailbox.ts";
-import type { Look } from "./look.ts";
 import type { Metrics } from "./metrics.ts";
-import type { Redis } from "./redis.ts";
-import type { Sales } from "./sales.ts";
-import type { Scripts } from "./scripts.ts";
+import type { BatchedReads } from "./payments/batched-reads.ts";
+import type { ChangeHints } from "./stores/change-hints.ts";
+import type { Db } from "./stores/postgres.ts";
+import type { Redis } from "./stores/redis.ts";
+import type { Sales } from "./stores/sales.ts";
+import type { Scripts } from "./stores/scripts.ts";
 
 /** What the stages use. Made once, in compose.ts. */
 export interface Context {
@@ -24,8 +24,8 @@ export interface Context {
   ids: Ids;
   gateways: Map<string, Gateway>;
   gates: Map<string, Gate>;
-  changes: Changes;
-  look: Look;
+  changeHints: ChangeHints;
+  reads: BatchedReads;
   metrics: Metrics;
   /** Hints inside this process that a worker has something to do: `line`, `outbox`. */
   work: EventEmitter;

@@ -1,23 +1,23 @@
 /** The command line: `fukubukuro --help`. */
 import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
-import { createSale } from "./admin.ts";
-import { CUSTOMER_ID, signShopperToken } from "./auth.ts";
+import { isApiProcess, shareFigures, startApiProcesses } from "./commands/api-processes.ts";
+import { rehearse, verdictOf } from "./commands/rehearse.ts";
 import { compose, type Service } from "./compose.ts";
 import { type Config, ConfigError, readConfig, told } from "./config.ts";
-import { check, saleBody } from "./contract.ts";
+import { createSale } from "./http/admin.ts";
+import { CUSTOMER_ID, signShopperToken } from "./http/auth.ts";
+import { check, saleBody } from "./http/contract.ts";
+import { Problem } from "./http/problem.ts";
+import { listen } from "./http/server.ts";
 import { readMailbox } from "./local/mailbox.ts";
 import { StartError } from "./local/processes.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
 import { makeLog } from "./log.ts";
-import { Problem } from "./problem.ts";
-import { isApiProcess, shareFigures, startApiProcesses } from "./processes.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
-import { rehearse, verdictOf } from "./rehearse.ts";
-import type { Sale } from "./sales.ts";
-import { listen } from "./server.ts";
+import type { Sale } from "./stores/sales.ts";
 
 const DAY_MS = 86_400_000;
 const DEMO_SALE = "demo";

@@ -10,11 +10,11 @@ import { walkCharges } from "./recover/late-money.ts";
 import { lookUpOnce } from "./recover/open-payments.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
 import { refundOnce } from "./recover/refunds.ts";
-import { Unavailable } from "./redis.ts";
-import { isOver, type Sale } from "./sales.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
+import { Unavailable } from "./stores/redis.ts";
+import { isOver, type Sale } from "./stores/sales.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;

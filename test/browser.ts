@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
-import type { SaleBody } from "../src/contract.ts";
+import type { SaleBody } from "../src/http/contract.ts";
 import { makeWorld, operator, type Running, type World } from "./support.ts";
 
 const PLACES = [

@@ -7,7 +7,6 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { z } from "@hono/zod-openapi";
 import { afterAll, beforeAll, describe, expect, expectTypeOf, it } from "vitest";
-import { signShopperToken } from "../src/auth.ts";
 import {
   type ConfirmRequest,
   type FukubukuroError,
@@ -15,8 +14,9 @@ import {
   type Order,
   type Reservation,
   type Sale,
-} from "../src/client.ts";
-import type * as contract from "../src/contract.ts";
+} from "../src/client/index.ts";
+import { signShopperToken } from "../src/http/auth.ts";
+import type * as contract from "../src/http/contract.ts";
 import { startProxy } from "./proxy.ts";
 import { CONTACT, makeWorld, operator, type Running, SECRET, until, type World } from "./support.ts";
 

@@ -64,7 +64,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await shop.goto(`/s/${saleId}`);
       await until("sold out", async () => (await availability(shop)) === "Sold out");
       const { page } = await signedIn(saleId);
-      await page.click('[data-topup="bag"]');
+      await page.click('[data-top-up="bag"]');
       await answer(page, { delta: "7", reason: "found a box" });
       const began = performance.now();
       await until("the shop to see it", async () => (await availability(shop)) === "Available · 7 left");
@@ -72,7 +72,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await until("the figures", async () => (await page.textContent("#stock-rows tr td:nth-of-type(2)")) === "7");
       await until("the trail", async () => /top-up.*found a box/.test((await page.textContent("#trail-rows")) ?? ""));
       // Taking away what is not there is refused, with the reason, and nothing is lost.
-      await page.click('[data-topup="bag"]');
+      await page.click('[data-top-up="bag"]');
       await page.fill("#ask-delta", "-8");
       await page.fill("#ask-reason", "too many");
       await page.click("#ask-yes");
@@ -160,7 +160,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await page.fill("#invoiceNumber", "T1234567890123");
       await page.click('#sale-form [type="submit"]');
       await page.waitForURL(`**/admin?sale=${id}`);
-      await page.waitForSelector('[data-topup="tea"]');
+      await page.waitForSelector('[data-top-up="tea"]');
       const { page: shop } = await someone();
       await shop.goto(`/s/${id}`);
       await until("the countdown", async () => /Opens in/.test((await shop.textContent("#status")) ?? ""));

@@ -1,8 +1,8 @@
 /** What the cockpit stands on, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says of its shop. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { Figures, Point } from "../src/figures.ts";
-import { preferredLanguage } from "../src/language.ts";
-import { formatInstant, taxesOf } from "../src/money.ts";
+import { preferredLanguage } from "../src/domain/language.ts";
+import { formatInstant, taxesOf } from "../src/domain/money.ts";
+import type { Point, SaleFigures } from "../src/http/sale-figures.ts";
 import {
   ADMIN_TOKEN,
   call,
@@ -158,7 +158,7 @@ describe("the events", () => {
     await until("the books", () =>
       told.some((t) => t.event === "books" && (t.data as Array<{ saleId: string }>).some((b) => b.saleId === saleId)),
     );
-    const last = told.findLast((t) => t.event === "figures")?.data as { sales: Figures[] };
+    const last = told.findLast((t) => t.event === "figures")?.data as { sales: SaleFigures[] };
     expect(last.sales.find((s) => s.id === saleId)).toMatchObject({
       gates: [{ gateway: "sandbox", breaker: "closed" }],
       journal: { oldestMs: expect.any(Number) },

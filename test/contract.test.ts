@@ -6,10 +6,10 @@ import { request as rawRequest } from "node:http";
 import fc from "fast-check";
 import { createSigner } from "fast-jwt";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { checkReserveBody, reserveBody } from "../src/contract.ts";
+import { checkReserveBody, reserveBody } from "../src/http/contract.ts";
+import { PROBLEMS, type ProblemCode } from "../src/http/problem.ts";
 import { makeLog } from "../src/log.ts";
-import { PROBLEMS, type ProblemCode } from "../src/problem.ts";
-import { payments } from "../src/schema.ts";
+import { payments } from "../src/stores/schema.ts";
 import {
   ADMIN_TOKEN,
   CONTACT,
@@ -173,7 +173,7 @@ describe("who calls", () => {
         .status,
     ).toBe(404);
     // Stores asked would answer 503 here: neither exists.
-    const { makeIds } = await import("../src/ids.ts");
+    const { makeIds } = await import("../src/domain/ids.ts");
     const ids = makeIds("s");
     const real = ids.reservationId(1, "owner", "a".repeat(22));
     expect(ids.parse(real, "owner")).toMatchObject({ saleNo: 1, key: "a".repeat(22) });

@@ -4,9 +4,9 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { sql } from "drizzle-orm";
-import { PHASES } from "../src/crash.ts";
-import { makeReference } from "../src/ids.ts";
-import { claimAtOnce, insertPayments } from "../src/payments.ts";
+import { PHASES } from "../src/crash-points.ts";
+import { makeReference } from "../src/domain/ids.ts";
+import { claimAtOnce, insertPayments } from "../src/payments/rows.ts";
 import { faultsOf } from "./books.ts";
 import {
   CONTACT,

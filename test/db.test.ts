@@ -8,8 +8,8 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { connectPostgres, migrate, type Postgres } from "../src/db.ts";
-import { isStoreAway } from "../src/routes.ts";
+import { isStoreAway } from "../src/http/api.ts";
+import { connectPostgres, migrate, type Postgres } from "../src/stores/postgres.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { inParallel, makeDatabase, until } from "./support.ts";
 

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { shopperAuth, signShopperToken } from "../src/auth.ts";
+import { shopperAuth, signShopperToken } from "../src/http/auth.ts";
 import { makeWorld, operator, type Running, SECRET, shopper, until, type World } from "./support.ts";
 
 const run = promisify(execFile);

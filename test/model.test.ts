@@ -5,11 +5,11 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { pino } from "pino";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { saleKeys } from "../src/keys.ts";
-import { RESERVATION_TRANSITIONS, type ReservationState } from "../src/lifecycle.ts";
+import { RESERVATION_TRANSITIONS, type ReservationState } from "../src/domain/lifecycle.ts";
 import { startRedis } from "../src/local/redis.ts";
-import { connectRedis, type Redis } from "../src/redis.ts";
-import { makeScripts, parseHold, type Scripts, type Stamp } from "../src/scripts.ts";
+import { saleKeys } from "../src/stores/keys.ts";
+import { connectRedis, type Redis } from "../src/stores/redis.ts";
+import { makeScripts, parseHold, type Scripts, type Stamp } from "../src/stores/scripts.ts";
 
 let folder: string;
 let server: Awaited<ReturnType<typeof startRedis>>;
@@ -67,7 +67,7 @@ const expireDue = (m: Model, which: (h: ModelHold) => boolean = () => true) => {
 
 /** P5 in Redis alone, and every index against the holds it indexes. */
 async function checkBooks(m: Model, r: Real) {
-  const [, free, live, holds, due, paying, customers] = r.keys.book as [
+  const [, free, live, holds, due, paying, customers] = r.keys.transitionKeys as [
     string,
     string,
     string,
@@ -240,7 +240,7 @@ class Expire extends Step {
 /** Time passes for every live hold: their deadlines are moved into the past. */
 class TimePasses extends Step {
   async apply(m: Model, r: Real) {
-    const [, , , holds, due] = r.keys.book as [string, string, string, string, string];
+    const [, , , holds, due] = r.keys.transitionKeys as [string, string, string, string, string];
     for (const [key, h] of m.holds) {
       if (h.state !== "held") continue;
       h.due = true;
@@ -259,7 +259,7 @@ class TopUp extends Step {
     super();
   }
   async apply(m: Model, r: Real) {
-    const { results } = await scripts.topup(r.stamp, {
+    const { results } = await scripts.topUp(r.stamp, {
       id: this.id,
       sku: this.sku,
       delta: this.delta,

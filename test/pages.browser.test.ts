@@ -94,7 +94,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await until("the lights", async () => (await page.$$('.light[data-state="ok"]')).length === 3);
       if (IMAGES) await smallRush(saleId);
       await look("cockpit");
-      await page.click('[data-topup="bag"]');
+      await page.click('[data-top-up="bag"]');
       await look("ask");
       await page.goto("/admin/new");
       await page.waitForSelector("#sku-1");

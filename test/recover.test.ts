@@ -1,16 +1,16 @@
 /** What crashes, a wiped or restarted Redis and frozen workers leave behind, and how it heals by itself. */
 import { eq } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createSale } from "../src/admin.ts";
 import type { Context } from "../src/context.ts";
-import { saleKeys } from "../src/keys.ts";
+import { createSale } from "../src/http/admin.ts";
 import { startRedis } from "../src/local/redis.ts";
-import { claimForSending, findPayment, insertPayments, takeOver } from "../src/payments.ts";
+import { settlePayment } from "../src/payments/outcomes.ts";
+import { claimForSending, findPayment, insertPayments, takeOver } from "../src/payments/rows.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
-import { epochs, items, orders, reservations } from "../src/schema.ts";
-import { settlePayment } from "../src/settle-payment.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
+import { saleKeys } from "../src/stores/keys.ts";
+import { epochs, items, orders, reservations } from "../src/stores/schema.ts";
 import {
   inParallel,
   makeWorld,
@@ -152,7 +152,7 @@ describe("Redis", () => {
 
   it("with a stock figure deleted by hand is unknown, never 0: the sale is rebuilt", async () => {
     const saleId = (await op.create()).body.id;
-    await ctx().redis.client.del(saleKeys(saleId).book[1] as string);
+    await ctx().redis.client.del(saleKeys(saleId).transitionKeys[1] as string);
     await until("the sale to go on", async () => (await shopper(api.url, "del").reserve(saleId, "k")).status === 201);
     expect((await op.sale(saleId)).items[0]).toMatchObject({ free: 9, held: 1 });
   });
@@ -161,7 +161,7 @@ describe("Redis", () => {
     const saleId = (await op.create({ items: bags(5) })).body.id;
     await shopper(api.url, "keeps").reserve(saleId, "k");
     await mirrored(saleId, 1);
-    await ctx().redis.client.hincrby(saleKeys(saleId).book[1] as string, "bag", 1);
+    await ctx().redis.client.hincrby(saleKeys(saleId).transitionKeys[1] as string, "bag", 1);
     expect(await op.audit(saleId)).toMatchObject({ ok: false, items: [{ difference: -1 }] });
     expect(await rebuildSale(ctx(), saleId)).toEqual({ outcome: "HEALTHY" });
     expect(await rebuildSale(ctx(), saleId, { force: true })).toMatchObject({ outcome: "REBUILT", holds: 1 });
@@ -173,7 +173,7 @@ describe("Redis", () => {
     await shopper(api.url, "first").reserve(saleId, "k");
     await mirrored(saleId, 1);
     // As a replica that stopped following before the reservation.
-    const keys = saleKeys(saleId).book as [string, string, string, string, string];
+    const keys = saleKeys(saleId).transitionKeys as [string, string, string, string, string];
     await ctx()
       .redis.client.multi()
       .hset(keys[0], "seq", 0)
@@ -228,7 +228,7 @@ describe("Redis", () => {
           answered: answered.given,
         };
       };
-      // The first image of a sale, since of any later one nothing is granted for a while (board.lua).
+      // The first image of a sale, since of any later one nothing is granted for a while (refusal_lease.lua).
       const [first, second] = [slow(one.service.ctx), slow(two.service.ctx)];
       const sale = saleBodyOf({ items: bags(10) });
       const created = createSale(first.ctx, sale);
@@ -403,7 +403,7 @@ describe("Postgres, the last guard", () => {
   it("refuses the claim when Redis has granted more than exists: nobody is charged beyond stock, and the hold is released", async () => {
     const saleId = (await op.create({ items: bags(2) })).body.id;
     // Redis gone wrong: it believes in three more units than were ever granted.
-    await ctx().redis.client.hset(saleKeys(saleId).book[1] as string, "bag", 5);
+    await ctx().redis.client.hset(saleKeys(saleId).transitionKeys[1] as string, "bag", 5);
     const holds = await inParallel(
       5,
       Array.from({ length: 5 }, (_, i) => async () => ({

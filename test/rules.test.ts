@@ -2,9 +2,9 @@
 import { eq } from "drizzle-orm";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { makeReference } from "../src/domain/ids.ts";
 import type { Gateway } from "../src/gateways/port.ts";
-import { makeReference } from "../src/ids.ts";
-import { saleKeys } from "../src/keys.ts";
+import { settlePayment } from "../src/payments/outcomes.ts";
 import {
   cancelQueued,
   claimForSending,
@@ -13,15 +13,15 @@ import {
   insertPayments,
   takeOver,
   writeTombstone,
-} from "../src/payments.ts";
+} from "../src/payments/rows.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
-import { deadLetters, items, payments, reservations, stockMoves } from "../src/schema.ts";
 import { charge } from "../src/stages/charge.ts";
-import { followPayments } from "../src/stages/confirm.ts";
-import { settlePayment } from "../src/settle-payment.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import { type JournalEntry, mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
+import { settleHolds } from "../src/stages/settle-holds.ts";
+import { saleKeys } from "../src/stores/keys.ts";
+import { deadLetters, items, payments, reservations, stockMoves } from "../src/stores/schema.ts";
 import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */
@@ -166,7 +166,7 @@ describe("rule K", () => {
       state: "granted",
     });
     await ctx().db.update(items).set({ granted: 7 }).where(eq(items.saleId, saleId));
-    await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
+    await ctx().redis.client.del(...saleKeys(saleId).transitionKeys, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
     await reconcileOnce(ctx());
     expect((await op.sale(saleId)).items[0]).toMatchObject({ granted: 7, free: 7 });
@@ -189,9 +189,9 @@ describe("rule L", () => {
       state: "pending",
     });
     await ctx().sales.call(sale, (s) =>
-      ctx().scripts.topup(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }),
+      ctx().scripts.topUp(s, { id: "mv_less", sku: "bag", delta: -2, customerId: "", units: 0 }),
     );
-    await ctx().redis.client.del(...saleKeys(saleId).book, saleKeys(saleId).moves);
+    await ctx().redis.client.del(...saleKeys(saleId).transitionKeys, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
     await until(
       "the boards of before to lapse",
@@ -245,7 +245,7 @@ describe("late money", () => {
       ctx().scripts.decline(s, [{ key: p.key, reference: p.reference, graceMs: 60_000, to: "held" }]),
     );
     expect((await p.s.read(p.id)).body.status).toBe("held");
-    await followPayments(ctx(), late ? [late] : []);
+    await settleHolds(ctx(), late ? [late] : []);
     expect((await p.s.read(p.id)).body.status).toBe("confirmed");
     expect(await op.audit(saleId)).toMatchObject({ items: [{ free: 0, held: 0, claimed: 1, difference: 0 }] });
   });
@@ -275,7 +275,7 @@ describe("late money", () => {
         (await p.s.read(p.id)).body.status === "held"
       );
     });
-    await ctx().redis.client.del(...saleKeys(saleId).book.slice(0, 7), saleKeys(saleId).moves);
+    await ctx().redis.client.del(...saleKeys(saleId).transitionKeys.slice(0, 7), saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
     expect((await p.s.read(p.id)).body.status).not.toBe("confirmed");
   });

@@ -6,9 +6,9 @@ import { pino } from "pino";
 import postgres from "postgres";
 import { describe, expect, inject, it } from "vitest";
 import { startRedis } from "../src/local/redis.ts";
-import { connectRedis } from "../src/redis.ts";
-import { unsafePostgres, unsafeRedis } from "../src/safety.ts";
 import { makeBreaker } from "../src/stages/charge.ts";
+import { unsafePostgres, unsafeRedis } from "../src/stores/preflight.ts";
+import { connectRedis } from "../src/stores/redis.ts";
 import { makeWorld, operator, shopper, until } from "./support.ts";
 
 const GOOD = { appendonly: "yes", appendfsync: "always", maxmemory: "0", "maxmemory-policy": "noeviction" };

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pino } from "pino";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { gateKeys, saleKeys } from "../src/keys.ts";
 import { startRedis } from "../src/local/redis.ts";
-import { connectRedis, type Redis } from "../src/redis.ts";
+import { gateKeys, saleKeys } from "../src/stores/keys.ts";
+import { connectRedis, type Redis } from "../src/stores/redis.ts";
 import {
   type InstallImage,
   makeScripts,
@@ -17,7 +17,7 @@ import {
   type Stamp,
   scriptNames,
   scriptText,
-} from "../src/scripts.ts";
+} from "../src/stores/scripts.ts";
 import { pause, until } from "./support.ts";
 
 let folder: string;
@@ -39,7 +39,7 @@ afterAll(async () => {
 
 const SALE = "s";
 const keys = saleKeys(SALE);
-const [SALE_KEY, FREE, LIVE, HOLDS, DUE, PAYING, CUSTOMERS, JOURNAL] = keys.book as [
+const [SALE_KEY, FREE, LIVE, HOLDS, DUE, PAYING, CUSTOMERS, JOURNAL] = keys.transitionKeys as [
   string,
   string,
   string,
@@ -351,28 +351,28 @@ describe("expire", () => {
   });
 });
 
-describe("topup", () => {
-  const topup = async (id: string, delta: number, sku = "bag") =>
-    (await scripts.topup(stamp, { id, sku, delta, customerId: "", units: 0 })).results[0];
+describe("topUp", () => {
+  const topUp = async (id: string, delta: number, sku = "bag") =>
+    (await scripts.topUp(stamp, { id, sku, delta, customerId: "", units: 0 })).results[0];
   it("APPLIED once by its id, more and less", async () => {
-    expect(await topup("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
-    expect(await topup("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
-    expect(await topup("m2", -8)).toEqual({ outcome: "APPLIED", free: 0, live: 0 });
+    expect(await topUp("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
+    expect(await topUp("m1", 5)).toEqual({ outcome: "APPLIED", free: 8, live: 0 });
+    expect(await topUp("m2", -8)).toEqual({ outcome: "APPLIED", free: 0, live: 0 });
   });
   it("BELOW when fewer are free, after due holds were given back", async () => {
     await reserve("k", "c", "bag:2");
-    expect(await topup("m", -2)).toEqual({ outcome: "BELOW", free: 1, live: 2 });
+    expect(await topUp("m", -2)).toEqual({ outcome: "BELOW", free: 1, live: 2 });
     await passDeadlines();
-    expect(await topup("m", -2)).toEqual({ outcome: "APPLIED", free: 1, live: 0 });
+    expect(await topUp("m", -2)).toEqual({ outcome: "APPLIED", free: 1, live: 0 });
   });
   it("UNKNOWN_SKU for an item the sale does not have", async () =>
-    expect(await topup("m", 1, "none")).toEqual({ outcome: "UNKNOWN_SKU" }));
+    expect(await topUp("m", 1, "none")).toEqual({ outcome: "UNKNOWN_SKU" }));
   it("ends a customer's paid units with a refund", async () => {
     await reserve("k", "c", "bag:2");
     await pay("k", "c", "R1");
     await confirm("k", "R1");
     for (let i = 0; i < 2; i++)
-      await scripts.topup(stamp, { id: "rf", sku: "bag", delta: 2, customerId: "c", units: 2 });
+      await scripts.topUp(stamp, { id: "rf", sku: "bag", delta: 2, customerId: "c", units: 2 });
     expect(await reserve("again", "c", "bag:2")).toMatchObject({ outcome: "HELD" });
   });
 });
@@ -393,7 +393,7 @@ describe("read, list and stock", () => {
 
 describe("board", () => {
   const board = (o: { leaseMs?: number; known?: number; customersMax?: number } = {}) =>
-    scripts.board(stamp, { leaseMs: 200, known: 0, customersMax: 10, skus: ["bag", "box"], ...o });
+    scripts.refusalLease(stamp, { leaseMs: 200, known: 0, customersMax: 10, skus: ["bag", "box"], ...o });
 
   it("shows the units and everyone who ever held something, and moves no sequence number", async () => {
     await reserve("a", "c1", "box:1");
@@ -514,7 +514,7 @@ describe("fence and install", () => {
       await redis.client.zrange(DUE, "0", "-1"),
       await redis.client.zrange(PAYING, "0", "-1"),
     ]).toEqual([{ bag: "2", box: "0" }, ["h"], ["p"]]);
-    expect((await scripts.topup(stamp, { id: "m1", sku: "bag", delta: 5, customerId: "", units: 0 })).results).toEqual([
+    expect((await scripts.topUp(stamp, { id: "m1", sku: "bag", delta: 5, customerId: "", units: 0 })).results).toEqual([
       { outcome: "APPLIED", free: 7, live: 2 },
     ]);
     expect((await scripts.read(stamp, ["gone"])).results).toEqual([null]);

@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
 import type { TestProject } from "vitest/node";
-import { migrate } from "../src/db.ts";
 import { startPostgres } from "../src/local/postgres.ts";
 import { redisProgram } from "../src/local/redis.ts";
+import { migrate } from "../src/stores/postgres.ts";
 
 declare module "vitest" {
   interface ProvidedContext {

@@ -1,4 +1,4 @@
-import type { OrderLine } from "../schema.ts";
+import type { OrderLine } from "../stores/schema.ts";
 
 /** One attempt, as a gateway needs it. `reference` is also the gateway's idempotency key. */
 export interface ChargeRequest {

@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { nanoid } from "nanoid";
-import { makeClient } from "../redis.ts";
+import { makeClient } from "../stores/redis.ts";
 import { endOrphan, freePort, StartError, startGuarded } from "./processes.ts";
 
 export interface LocalServer {

@@ -14,8 +14,8 @@ import { html, raw } from "hono/html";
 import { nanoid } from "nanoid";
 import { z } from "zod";
 import { readConfig } from "../config.ts";
-import { type Language, preferredLanguage } from "../language.ts";
-import { formatMoney } from "../money.ts";
+import { type Language, preferredLanguage } from "../domain/language.ts";
+import { formatMoney } from "../domain/money.ts";
 
 const SLOW_MS = 8_000;
 /** A call that never answers is let go after this, in case the caller has no time limit of its own. */

@@ -1,8 +1,8 @@
 /** What the confirmation mail says, and the SMTP link that carries it. */
 import { createTransport } from "nodemailer";
-import { inLanguage, type Language } from "../language.ts";
-import { formatInstant, formatMoney, taxesOf } from "../money.ts";
-import type { Contact, OrderLine, SaleDetails, ShipTo } from "../schema.ts";
+import { inLanguage, type Language } from "../domain/language.ts";
+import { formatInstant, formatMoney, taxesOf } from "../domain/money.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../stores/schema.ts";
 
 export interface MailOrder {
   id: string;

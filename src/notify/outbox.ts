@@ -1,8 +1,8 @@
 /** notify: sends what the outbox holds, after its order's commit, at least once, with a stable message id. */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import { orderLines, orders, outbox } from "../schema.ts";
+import { around } from "../crash-points.ts";
+import { orderLines, orders, outbox } from "../stores/schema.ts";
 import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
 
 export const MAIL_CONNECTIONS_MAX = 5;

@@ -1,10 +1,10 @@
 /** A call to a gateway other than a charge: it waits for its permit, makes sure that there is still something to ask, asks, and gives the permit back. */
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { UrgentUse } from "../gate.ts";
+import { around } from "../crash-points.ts";
+import type { UrgentUse } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import type { Payment } from "../payments.ts";
-import { settlePayment } from "../settle-payment.ts";
+import { settlePayment } from "../payments/outcomes.ts";
+import type { Payment } from "../payments/rows.ts";
 import { actionLookMs, askGateway } from "../stages/charge.ts";
 
 const PERMIT_WAIT_MS = 1_500;

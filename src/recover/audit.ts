@@ -5,12 +5,12 @@
  */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { saleNoOfReservation } from "../domain/ids.ts";
 import type { ListedCharge } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
-import { saleKeys } from "../keys.ts";
-import { CAPTURED_LATE, DENIED, HONOURED } from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { orderOfPayment } from "../schema.ts";
+import { CAPTURED_LATE, DENIED, HONOURED } from "../payments/rows.ts";
+import { saleKeys } from "../stores/keys.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { orderOfPayment } from "../stores/schema.ts";
 import { KNOWN_STATUSES, type Ledger, ledgerOf } from "./ledger.ts";
 
 const READINGS_MAX = 8;
@@ -127,7 +127,7 @@ async function readCounts(ctx: Context, saleId: string) {
 
 async function readRedis(ctx: Context, saleId: string) {
   const keys = saleKeys(saleId);
-  const [, free, live, holds, , paying] = keys.book as [string, string, string, string, string, string];
+  const [, free, live, holds, , paying] = keys.transitionKeys as [string, string, string, string, string, string];
   const replies = await ctx.redis.client
     .multi()
     .hgetall(free)

@@ -4,8 +4,8 @@
  */
 import { and, eq, inArray, isNull, notInArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { DENIED } from "../payments.ts";
-import { payments } from "../schema.ts";
+import { DENIED } from "../payments/rows.ts";
+import { payments } from "../stores/schema.ts";
 import type { Audit } from "./audit.ts";
 
 export async function noteDenied(ctx: Context, audit: Audit): Promise<void> {

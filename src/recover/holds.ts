@@ -1,13 +1,13 @@
 /** Holds and orders brought in line with what is stored of their payments (rule D), and payments put back in line. Nothing here asks a gateway. */
 import { and, asc, eq, gt, isNull, lt, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import { saleKeys } from "../keys.ts";
-import { cancelQueued, findPayments, HONOURED, leavesHold, type Payment, writeTombstone } from "../payments.ts";
-import type { Sale } from "../sales.ts";
-import { orderOfPayment, orders, payments } from "../schema.ts";
-import { followPayments } from "../stages/confirm.ts";
+import { around } from "../crash-points.ts";
+import { cancelQueued, findPayments, HONOURED, leavesHold, type Payment, writeTombstone } from "../payments/rows.ts";
 import { recordOrders } from "../stages/persist.ts";
+import { settleHolds } from "../stages/settle-holds.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Sale } from "../stores/sales.ts";
+import { orderOfPayment, orders, payments } from "../stores/schema.ts";
 
 const BATCH_MAX = 200;
 /** A step of the normal way that is younger than this is left to whoever is doing it. */
@@ -42,15 +42,13 @@ export async function recordCaptured(ctx: Context, walk: boolean): Promise<numbe
   const references = captured.map((p) => p.reference);
   const recorded = await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, references)));
   ctx.work.emit("outbox");
-  await followPayments(ctx, captured).catch((error) =>
-    ctx.log.debug({ err: error }, "holds follow when Redis is back"),
-  );
+  await settleHolds(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
   return recorded;
 }
 
 /** Rule D: every hold that has been paying for a while, compared with its payment. */
 export async function followPaying(ctx: Context, sale: Sale): Promise<number> {
-  const paying = saleKeys(sale.id).book[5] as string;
+  const paying = saleKeys(sale.id).transitionKeys[5] as string;
   const before = Date.now() + sale.clockAheadMs - SETTLED_MS;
   const old = await ctx.redis.client.zrange(paying, "-inf", String(before), "BYSCORE");
   let followed = 0;
@@ -82,7 +80,7 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
       }));
     if (p.state === "captured" || leavesHold(p)) toFollow.push(p);
   }
-  await followPayments(ctx, toFollow);
+  await settleHolds(ctx, toFollow);
   return toFollow.length;
 }
 
@@ -98,7 +96,7 @@ export async function followHonoured(ctx: Context): Promise<void> {
       and(eq(payments.state, "captured"), eq(payments.attention, HONOURED), gt(payments.capturedAt, ago(HONOURED_MS))),
     )
     .limit(BATCH_MAX);
-  await followPayments(ctx, rows);
+  await settleHolds(ctx, rows);
 }
 
 /** Queued too long -> held again; queued and not in line (a crash, a lost Redis) -> in line. */
@@ -108,7 +106,7 @@ export async function requeue(ctx: Context): Promise<{ requeued: number; waitedT
     .from(payments)
     .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax))))
     .limit(BATCH_MAX);
-  await followPayments(
+  await settleHolds(
     ctx,
     await cancelQueued(
       ctx.db,

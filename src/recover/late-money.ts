@@ -4,14 +4,14 @@
  */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
+import { around } from "../crash-points.ts";
+import { saleNoOfReservation } from "../domain/ids.ts";
+import { PAYMENT_ENDED_UNPAID } from "../domain/lifecycle.ts";
 import type { Gateway, ListedCharge, ListPage } from "../gateways/port.ts";
-import { saleNoOfReservation } from "../ids.ts";
-import { PAYMENT_ENDED_UNPAID } from "../lifecycle.ts";
-import { CAPTURED_LATE, claimLate, endedUnpaid, findPayments, type Payment } from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { gates, payments, strayCharges } from "../schema.ts";
-import { followPayments } from "../stages/confirm.ts";
+import { CAPTURED_LATE, claimLate, endedUnpaid, findPayments, type Payment } from "../payments/rows.ts";
+import { settleHolds } from "../stages/settle-holds.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { gates, payments, strayCharges } from "../stores/schema.ts";
 import { KNOWN_STATUSES, pagesOf } from "./ledger.ts";
 
 const LIST_PAGE = 100;
@@ -51,7 +51,7 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
         { reference: p.reference },
         "captured after its payment had ended, while its hold still lived: honoured",
       );
-      return followPayments(ctx, [honoured]);
+      return settleHolds(ctx, [honoured]);
     }
   }
   ctx.log.error({ reference: p.reference }, "captured after its payment had ended: it is refunded");

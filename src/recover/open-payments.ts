@@ -1,13 +1,13 @@
 /** Payments whose outcome is open: the gateway is asked about them by our reference until it has said how they ended, without end. */
 import { and, asc, eq, inArray, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
+import { around } from "../crash-points.ts";
+import { PAYMENT_OPEN } from "../domain/lifecycle.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import { PAYMENT_OPEN } from "../lifecycle.ts";
-import { type Payment, takeOver } from "../payments.ts";
-import { payments } from "../schema.ts";
+import { type Payment, takeOver } from "../payments/rows.ts";
 import { chargeRequest } from "../stages/charge.ts";
-import { followPayments } from "../stages/confirm.ts";
+import { settleHolds } from "../stages/settle-holds.ts";
+import { payments } from "../stores/schema.ts";
 import { ask, eachDue, record, widthOf } from "./ask.ts";
 
 const BATCH_MAX = 200;
@@ -92,7 +92,7 @@ export async function lookUpOnce(ctx: Context): Promise<number> {
       return null;
     });
     if (stored === "BUSY" || stored === null) return stored === "BUSY" ? "BUSY" : false;
-    await followPayments(ctx, [stored]);
+    await settleHolds(ctx, [stored]);
     return true;
   });
 }

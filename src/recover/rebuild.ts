@@ -10,14 +10,23 @@
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../lifecycle.ts";
-import { type Instance, Unavailable } from "../redis.ts";
-import { epochs, items, journalPositions, orders, payments, reservations, sales, stockMoves } from "../schema.ts";
-import type { Hold, InstallImage } from "../scripts.ts";
+import { around } from "../crash-points.ts";
+import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { confirmedIn, type JournalEntry, mirrorHolds, parseEntry, recordOrders } from "../stages/persist.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { type Instance, Unavailable } from "../stores/redis.ts";
+import {
+  epochs,
+  items,
+  journalPositions,
+  orders,
+  payments,
+  reservations,
+  sales,
+  stockMoves,
+} from "../stores/schema.ts";
+import type { Hold, InstallImage } from "../stores/scripts.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */

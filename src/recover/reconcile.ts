@@ -5,9 +5,9 @@
  */
 import { asc, eq, inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { isOver, type Sale } from "../sales.ts";
-import { sales, stockMoves } from "../schema.ts";
-import { finishMove } from "../stages/topup.ts";
+import { finishMove } from "../stages/top-up.ts";
+import { isOver, type Sale } from "../stores/sales.ts";
+import { sales, stockMoves } from "../stores/schema.ts";
 import { followHonoured, followPaying, recordCaptured, requeue } from "./holds.ts";
 import { walkCharges } from "./late-money.ts";
 import { lookUpOnce } from "./open-payments.ts";

@@ -1,12 +1,12 @@
 /** Refunds asked for, until the gateway has said refunded; un-claim and restock in that very transaction (rule M). */
 import { and, asc, eq, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
+import { around } from "../crash-points.ts";
 import type { GatewayAnswer } from "../gateways/port.ts";
-import { CAPTURED_LATE, inMs, type Payment, unclaimUnits } from "../payments.ts";
-import { orderOfPayment, orders, payments, stockMoves } from "../schema.ts";
-import { afterTrouble, isTroubled, toldAfter } from "../settle-payment.ts";
+import { afterTrouble, isTroubled, toldAfter } from "../payments/outcomes.ts";
+import { CAPTURED_LATE, inMs, type Payment, unclaimUnits } from "../payments/rows.ts";
+import type { Tx } from "../stores/postgres.ts";
+import { orderOfPayment, orders, payments, stockMoves } from "../stores/schema.ts";
 import { ask, eachDue, widthOf } from "./ask.ts";
 
 const BATCH_MAX = 200;

@@ -4,14 +4,14 @@
  */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Gate, Permit } from "../gate.ts";
+import { around } from "../crash-points.ts";
+import type { Gate, Permit } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import { CHANGES_CHANNEL } from "../keys.ts";
-import { cancelQueued, claimAtOnce, claimForSending, findPayment, NO_UNITS, type Payment } from "../payments.ts";
-import { gates, payments } from "../schema.ts";
-import { ACTION_LOOK_UP_MS, settlePayment } from "../settle-payment.ts";
-import { followPayments } from "./confirm.ts";
+import { ACTION_LOOK_UP_MS, settlePayment } from "../payments/outcomes.ts";
+import { cancelQueued, claimAtOnce, claimForSending, findPayment, NO_UNITS, type Payment } from "../payments/rows.ts";
+import { CHANGES_CHANNEL } from "../stores/keys.ts";
+import { gates, payments } from "../stores/schema.ts";
+import { settleHolds } from "./settle-holds.ts";
 
 const COD_BATCH_MAX = 256;
 const IDLE_MS = 50;
@@ -51,7 +51,7 @@ export async function actionLookMs(ctx: Context, gateway: string): Promise<numbe
     .select({ n: sql<number>`count(*)::int` })
     .from(payments)
     .where(and(eq(payments.state, "action_required"), eq(payments.gateway, gateway)));
-  const { callMs } = await ctx.look.line(gateway);
+  const { callMs } = await ctx.reads.line(gateway);
   return Math.max(ACTION_LOOK_UP_MS, Math.ceil(((waiting?.n ?? 0) + 1) * callMs) / (gate.limit * ACTION_SHARE));
 }
 
@@ -102,7 +102,7 @@ export async function charge(
   if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
   if (Date.now() - payment.queuedAt.getTime() > ctx.config.payWaitMsMax) {
     await gate.settle(permit, null, null);
-    return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
+    return settleHolds(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
   }
   // Rule E, first check. Not sent: reconcile puts the payment back in line.
   if (!permit.covers()) return gate.settle(permit, null, null);
@@ -113,7 +113,7 @@ export async function charge(
     case "NO_UNITS":
       ctx.log.error({ reference: payment.reference }, "no unit to claim: the hold is released and nobody was charged");
       await gate.settle(permit, null, null);
-      return followPayments(ctx, await cancelQueued(ctx.db, [payment.reference], NO_UNITS));
+      return settleHolds(ctx, await cancelQueued(ctx.db, [payment.reference], NO_UNITS));
     case "OLD_EPOCH":
       await ctx.sales.refresh(sale.id);
       return gate.settle(permit, null, null);
@@ -133,7 +133,7 @@ export async function charge(
   const stored = await around("charge.outcome", () =>
     settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs, lookMs),
   );
-  await Promise.all([gate.settle(permit, answer, callMs), followPayments(ctx, [stored])]);
+  await Promise.all([gate.settle(permit, answer, callMs), settleHolds(ctx, [stored])]);
   if (stored.state === "action_required" || stored.state === "unknown")
     await ctx.redis.client.publish(CHANGES_CHANNEL, stored.reservationKey);
 }
@@ -212,10 +212,10 @@ async function claimOfSale(ctx: Context, saleId: string, references: string[]): 
     await ctx.sales.refresh(saleId);
   } else if (done === "NO_UNITS") {
     if (references.length > 1) for (const one of references) await claimOfSale(ctx, saleId, [one]);
-    else await followPayments(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
+    else await settleHolds(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
   } else {
     ctx.metrics.outcomes.inc({ stage: "charge", outcome: "captured" }, done.length);
-    await followPayments(ctx, done);
+    await settleHolds(ctx, done);
   }
 }
 

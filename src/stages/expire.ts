@@ -1,7 +1,7 @@
 /** release and expire: holds given back by the shopper or by the clock (lua/release.lua, lua/expire.lua). */
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Sale } from "../sales.ts";
+import { around } from "../crash-points.ts";
+import type { Sale } from "../stores/sales.ts";
 
 const BATCH_MAX = 100;
 const ROUNDS_MAX = 50;

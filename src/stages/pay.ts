@@ -4,15 +4,15 @@
  * row outside the line, which it puts in.
  */
 import { hash } from "node:crypto";
-import { coalesce, Overloaded } from "../coalesce.ts";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import { makeReference } from "../ids.ts";
-import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments.ts";
-import { Unavailable } from "../redis.ts";
-import { cartOf, type Sale } from "../sales.ts";
-import type { Contact, ShipTo } from "../schema.ts";
-import type { Hold, PayResult, SaleClock } from "../scripts.ts";
+import { around } from "../crash-points.ts";
+import { makeReference } from "../domain/ids.ts";
+import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments/rows.ts";
+import { coalesce, Overloaded } from "../stores/coalesce.ts";
+import { Unavailable } from "../stores/redis.ts";
+import { cartOf, type Sale } from "../stores/sales.ts";
+import type { Contact, ShipTo } from "../stores/schema.ts";
+import type { Hold, PayResult, SaleClock } from "../stores/scripts.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
@@ -90,7 +90,7 @@ export function payStage(ctx: Context) {
   );
 
   async function lineHasRoom(gateway: string): Promise<boolean> {
-    const line = await ctx.look.line(gateway);
+    const line = await ctx.reads.line(gateway);
     // Those admitted since the last look count too.
     return line.length++ < ctx.config.gatewayLineMax;
   }

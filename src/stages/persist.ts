@@ -4,10 +4,10 @@
  */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Tx } from "../db.ts";
-import { saleKeys } from "../keys.ts";
-import type { Sale } from "../sales.ts";
+import { around } from "../crash-points.ts";
+import { saleKeys } from "../stores/keys.ts";
+import type { Tx } from "../stores/postgres.ts";
+import type { Sale } from "../stores/sales.ts";
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */

@@ -1,9 +1,10 @@
 /** reserve: concurrent requests of this process become one Lua call per sale (lua/reserve.lua). */
-import { coalesce } from "../coalesce.ts";
+
 import type { Context } from "../context.ts";
-import { around } from "../crash.ts";
-import type { Sale } from "../sales.ts";
-import type { ReserveResult, SaleClock } from "../scripts.ts";
+import { around } from "../crash-points.ts";
+import { coalesce } from "../stores/coalesce.ts";
+import type { Sale } from "../stores/sales.ts";
+import type { ReserveResult, SaleClock } from "../stores/scripts.ts";
 
 const BATCH_MAX = 128;
 /** Per sale and process; at 20,000 a second this is half a second of waiting. */

@@ -2,11 +2,11 @@
 /** The end-of-sale certificate: the audit as a page that an operator can print. */
 import type { Context as Http } from "hono";
 import type { FC } from "hono/jsx";
-import type { Language } from "../language.ts";
-import { formatInstant } from "../money.ts";
+import type { Language } from "../domain/language.ts";
+import { formatInstant } from "../domain/money.ts";
+import type { Routes } from "../http/api.ts";
 import type { Audit } from "../recover/audit.ts";
-import type { Routes } from "../routes.ts";
-import type { Sale } from "../sales.ts";
+import type { Sale } from "../stores/sales.ts";
 import { type PageOptions, page } from "./layout.tsx";
 
 const WORDS = {
@@ -112,8 +112,8 @@ export const certificateAnswer = (
   audit: Audit,
   more: Pick<PageOptions, "menu" | "home" | "standalone"> = {},
 ): Promise<Response> =>
-  page(c, routes, { title: (w) => `${w.certificate}: ${sale.name}`, home: "/admin", ...more }, (look) => (
-    <CertificatePage language={look.language} sale={sale} audit={audit} />
+  page(c, routes, { title: (w) => `${w.certificate}: ${sale.name}`, home: "/admin", ...more }, (pageContext) => (
+    <CertificatePage language={pageContext.language} sale={sale} audit={audit} />
   ));
 
 const CertificatePage: FC<{ language: Language; sale: Sale; audit: Audit }> = ({ language, sale, audit: a }) => {

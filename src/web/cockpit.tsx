@@ -6,13 +6,13 @@
 import type { Context as Http } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { Child, FC } from "hono/jsx";
-import { type AdminAuth, isOfThisSite } from "../auth.ts";
 import type { Context } from "../context.ts";
-import { Problem } from "../problem.ts";
+import { findSale, headerOf, incomingOf, type Routes } from "../http/api.ts";
+import { type AdminAuth, isOfThisSite } from "../http/auth.ts";
+import { Problem } from "../http/problem.ts";
 import { auditSale } from "../recover/audit.ts";
-import { findSale, headerOf, incomingOf, type Routes } from "../routes.ts";
 import { certificateAnswer } from "./certificate.tsx";
-import { type Look, page } from "./layout.tsx";
+import { type PageContext, page } from "./layout.tsx";
 
 const SIGN_IN_BYTES_MAX = 4_096;
 /** A wrong token is answered no faster than this: guessing is slow, and an operator does not notice. */
@@ -21,7 +21,7 @@ const WRONG_TOKEN_MS = 500;
 export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): void {
   const { app } = routes;
   const home = ctx.mailbox ? "/" : "/admin";
-  const menu = ({ w }: Look) => (
+  const menu = ({ w }: PageContext) => (
     <>
       <a href="/admin">{w.cockpit}</a> <a href="/admin/new">{w.newSale}</a>
       <form method="post" action="/admin/sign-out">
@@ -55,21 +55,27 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
       c,
       routes,
       { title: (w) => `${w.cockpit} – Fukubukuro`, home, status: state === "wrong" ? 401 : 200 },
-      (look) => <SignIn look={look} state={state} />,
+      (pageContext) => <SignIn pageContext={pageContext} state={state} />,
     );
 
   app.get("/admin", (c) =>
     behind(c, () =>
-      page(c, routes, { title: (w) => `${w.cockpit} – Fukubukuro`, script: "cockpit.js", menu, home }, (look) => (
-        <Cockpit look={look} />
-      )),
+      page(
+        c,
+        routes,
+        { title: (w) => `${w.cockpit} – Fukubukuro`, script: "cockpit.js", menu, home },
+        (pageContext) => <Cockpit pageContext={pageContext} />,
+      ),
     ),
   );
   app.get("/admin/new", (c) =>
     behind(c, () =>
-      page(c, routes, { title: (w) => `${w.newSale} – Fukubukuro`, script: "new-sale.js", menu, home }, (look) => (
-        <NewSale look={look} gateways={ctx.config.gateways} />
-      )),
+      page(
+        c,
+        routes,
+        { title: (w) => `${w.newSale} – Fukubukuro`, script: "new-sale.js", menu, home },
+        (pageContext) => <NewSale pageContext={pageContext} gateways={ctx.config.gateways} />,
+      ),
     ),
   );
   app.get("/admin/sales/:saleId/certificate", (c) =>
@@ -93,7 +99,7 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
   });
 }
 
-const SignIn: FC<{ look: Look; state: "" | "wrong" | "disabled" }> = ({ look: { w }, state }) => (
+const SignIn: FC<{ pageContext: PageContext; state: "" | "wrong" | "disabled" }> = ({ pageContext: { w }, state }) => (
   <main id="main">
     <h1>{w.cockpit}</h1>
     {state === "disabled" ? (
@@ -136,7 +142,7 @@ const Tile: FC<{ id: string; label: string }> = ({ id, label }) => (
   </div>
 );
 
-const Light: FC<{ id: string; question: string; w: Look["w"] }> = ({ id, question, w }) => (
+const Light: FC<{ id: string; question: string; w: PageContext["w"] }> = ({ id, question, w }) => (
   <div class="light" id={id} data-state="none">
     <h3>{question}</h3>
     <p class="verdict">{w.notRead}</p>
@@ -167,7 +173,7 @@ const Section: FC<{ id: string; title: string; children?: Child }> = ({ id, titl
   </section>
 );
 
-const Cockpit: FC<{ look: Look }> = ({ look: { w } }) => (
+const Cockpit: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
   <main id="main" class="cockpit">
     <h1 class="sr">{w.cockpit}</h1>
     <div class="head">
@@ -310,7 +316,7 @@ const Area: FC<{ name: string; label: string }> = ({ name, label }) => (
   </p>
 );
 
-const NewSale: FC<{ look: Look; gateways: string[] }> = ({ look: { w }, gateways }) => (
+const NewSale: FC<{ pageContext: PageContext; gateways: string[] }> = ({ pageContext: { w }, gateways }) => (
   <main id="main">
     <h1>{w.newSale}</h1>
     <form id="sale-form" novalidate>

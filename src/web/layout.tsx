@@ -3,8 +3,8 @@
 import type { Context as Http } from "hono";
 import { getCookie } from "hono/cookie";
 import type { Child, FC } from "hono/jsx";
-import { type Language, preferredLanguage } from "../language.ts";
-import { headerOf, incomingOf, type Routes } from "../routes.ts";
+import { type Language, preferredLanguage } from "../domain/language.ts";
+import { headerOf, incomingOf, type Routes } from "../http/api.ts";
 import type { AssetName, Assets } from "./assets.ts";
 import { assets } from "./assets.ts";
 import { WORDS, type Words } from "./words.ts";
@@ -19,7 +19,7 @@ const STANDALONE_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-anc
 const LANGUAGE_COOKIE = "fukubukuro_language";
 const YEAR_S = 365 * 86_400;
 
-export interface Look {
+export interface PageContext {
   language: Language;
   w: Words;
   assets: Assets;
@@ -47,24 +47,28 @@ export interface PageOptions {
   /** Whole in itself, to be kept as a file: its style inside, no header. */
   standalone?: boolean;
   /** Beside the switch of languages. */
-  menu?: (look: Look) => Child;
+  menu?: (pageContext: PageContext) => Child;
 }
 
-const Header: FC<{ look: Look; home: string; menu: PageOptions["menu"] }> = ({ look, home, menu }) => {
-  const other = look.language === "ja" ? "en" : "ja";
+const Header: FC<{ pageContext: PageContext; home: string; menu: PageOptions["menu"] }> = ({
+  pageContext,
+  home,
+  menu,
+}) => {
+  const other = pageContext.language === "ja" ? "en" : "ja";
   return (
     <>
       <a class="skip" href="#main">
-        {look.w.skip}
+        {pageContext.w.skip}
       </a>
       <header class="top">
         <a class="brand" href={home}>
-          <img src={look.assets["bag.svg"].path} alt="" width="28" height="28" /> Fukubukuro
+          <img src={pageContext.assets["bag.svg"].path} alt="" width="28" height="28" /> Fukubukuro
         </a>
         <nav>
-          {menu?.(look)}
-          <a href={look.otherHref} lang={other} hreflang={other}>
-            {look.w.otherLanguage}
+          {menu?.(pageContext)}
+          <a href={pageContext.otherHref} lang={other} hreflang={other}>
+            {pageContext.w.otherLanguage}
           </a>
         </nav>
       </header>
@@ -73,12 +77,22 @@ const Header: FC<{ look: Look; home: string; menu: PageOptions["menu"] }> = ({ l
 };
 
 /** A whole page as an answer. */
-export async function page(c: Http, routes: Routes, o: PageOptions, body: (look: Look) => Child): Promise<Response> {
+export async function page(
+  c: Http,
+  routes: Routes,
+  o: PageOptions,
+  body: (pageContext: PageContext) => Child,
+): Promise<Response> {
   const { language, cookie } = languageOf(c);
   const other = new URLSearchParams(c.req.query());
   other.set("lang", language === "ja" ? "en" : "ja");
-  const look: Look = { language, w: WORDS[language], assets: await assets(), otherHref: `${c.req.path}?${other}` };
-  const { w } = look;
+  const pageContext: PageContext = {
+    language,
+    w: WORDS[language],
+    assets: await assets(),
+    otherHref: `${c.req.path}?${other}`,
+  };
+  const { w } = pageContext;
   const title = o.title(w);
   const html = (
     <html lang={language}>
@@ -87,23 +101,23 @@ export async function page(c: Http, routes: Routes, o: PageOptions, body: (look:
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>{title}</title>
         {o.standalone ? (
-          <style dangerouslySetInnerHTML={{ __html: look.assets["style.css"].body }} />
+          <style dangerouslySetInnerHTML={{ __html: pageContext.assets["style.css"].body }} />
         ) : (
           <>
-            <link rel="icon" href={look.assets["bag.svg"].path} />
-            <link rel="stylesheet" href={look.assets["style.css"].path} />
+            <link rel="icon" href={pageContext.assets["bag.svg"].path} />
+            <link rel="stylesheet" href={pageContext.assets["style.css"].path} />
           </>
         )}
-        {o.script && <script type="module" src={look.assets[o.script].path} />}
+        {o.script && <script type="module" src={pageContext.assets[o.script].path} />}
       </head>
       <body>
-        {!o.standalone && <Header look={look} home={o.home ?? "/"} menu={o.menu} />}
+        {!o.standalone && <Header pageContext={pageContext} home={o.home ?? "/"} menu={o.menu} />}
         {o.script && (
           <noscript>
             <p class="notice">{w.needsScript}</p>
           </noscript>
         )}
-        {body(look)}
+        {body(pageContext)}
       </body>
     </html>
   );

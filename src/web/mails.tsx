@@ -3,14 +3,14 @@
 import type { FC } from "hono/jsx";
 import type { StoredMail } from "../local/mailbox.ts";
 import { confirmationMail } from "../notify/mail.ts";
-import type { Sale } from "../sales.ts";
-import type { Look } from "./layout.tsx";
+import type { Sale } from "../stores/sales.ts";
+import type { PageContext } from "./layout.tsx";
 
 /** A mail's HTML is shown in a frame of its own that may run nothing and load nothing. */
 export const MAIL_CSP = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'self'";
 
-export const MailsPage: FC<{ look: Look; mails: StoredMail[]; sales: Sale[] }> = ({
-  look: { w, language },
+export const MailsPage: FC<{ pageContext: PageContext; mails: StoredMail[]; sales: Sale[] }> = ({
+  pageContext: { w, language },
   mails,
   sales,
 }) => (
@@ -51,10 +51,10 @@ export const MailsPage: FC<{ look: Look; mails: StoredMail[]; sales: Sale[] }> =
 );
 
 export const MailPage: FC<{
-  look: Look;
+  pageContext: PageContext;
   mail: Pick<StoredMail, "subject" | "text"> & { about: string };
   htmlHref: string;
-}> = ({ look: { w }, mail, htmlHref }) => (
+}> = ({ pageContext: { w }, mail, htmlHref }) => (
   <main id="main" class="wide">
     <p>
       <a href="/mails">{w.mailbox}</a>

@@ -5,15 +5,15 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
-import { type AdminAuth, signShopperToken } from "../auth.ts";
 import type { Context } from "../context.ts";
-import { Problem } from "../problem.ts";
-import { findSale, type Routes } from "../routes.ts";
-import type { Sale } from "../sales.ts";
-import { saleStatus } from "../view.ts";
+import { findSale, type Routes } from "../http/api.ts";
+import { type AdminAuth, signShopperToken } from "../http/auth.ts";
+import { Problem } from "../http/problem.ts";
+import { saleStatus } from "../http/views.ts";
+import type { Sale } from "../stores/sales.ts";
 import { assets } from "./assets.ts";
 import { cockpitRoutes } from "./cockpit.tsx";
-import { type Look, page } from "./layout.tsx";
+import { type PageContext, page } from "./layout.tsx";
 import { MAIL_CSP, MailPage, MailsPage, previewOf } from "./mails.tsx";
 import { NoSalePage, OrderPage, SalePage } from "./shop.tsx";
 
@@ -53,23 +53,25 @@ function byInterest(sales: Sale[]): Sale[] {
 
 function shopRoutes(ctx: Context, routes: Routes): void {
   const { app } = routes;
-  const menu = ({ w }: Look) => <a href="/mails">{w.mailbox}</a>;
+  const menu = ({ w }: PageContext) => <a href="/mails">{w.mailbox}</a>;
   const show = (c: Http, sale: Sale, all: Sale[]) =>
-    page(c, routes, { title: (w) => `${sale.name} – ${w.demoShop}`, script: "shop.js", menu }, (look) => (
-      <SalePage look={look} sale={sale} others={all.filter((s) => s !== sale).slice(0, OTHERS_MAX)} />
+    page(c, routes, { title: (w) => `${sale.name} – ${w.demoShop}`, script: "shop.js", menu }, (pageContext) => (
+      <SalePage pageContext={pageContext} sale={sale} others={all.filter((s) => s !== sale).slice(0, OTHERS_MAX)} />
     ));
   const saleOf = (c: Http) => findSale(ctx, c.req.param("saleId"));
   app.get("/", async (c) => {
     const all = byInterest(await ctx.sales.all());
     if (all[0]) return show(c, all[0], all);
-    return page(c, routes, { title: (w) => w.demoShop, menu }, (look) => <NoSalePage look={look} />);
+    return page(c, routes, { title: (w) => w.demoShop, menu }, (pageContext) => (
+      <NoSalePage pageContext={pageContext} />
+    ));
   });
   app.get("/s/:saleId", async (c) => show(c, await saleOf(c), byInterest(await ctx.sales.all())));
   app.get("/s/:saleId/orders/:orderId", async (c) => {
     const sale = await saleOf(c);
     const orderId = c.req.param("orderId") ?? "";
-    return page(c, routes, { title: (w) => `${w.order} ${orderId}`, script: "order.js", menu }, (look) => (
-      <OrderPage look={look} sale={sale} orderId={orderId} />
+    return page(c, routes, { title: (w) => `${w.order} ${orderId}`, script: "order.js", menu }, (pageContext) => (
+      <OrderPage pageContext={pageContext} sale={sale} orderId={orderId} />
     ));
   });
   // Stands for the shop's own login: whoever comes is somebody new.
@@ -86,7 +88,7 @@ function shopRoutes(ctx: Context, routes: Routes): void {
 
 function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["mailbox"]>): void {
   const { app, send } = routes;
-  const menu = ({ w }: Look) => <a href="/">{w.buyMore}</a>;
+  const menu = ({ w }: PageContext) => <a href="/">{w.buyMore}</a>;
   const mailOf = async (c: Http) => {
     const mail = await mailbox.read(c.req.param("id") ?? "");
     if (!mail) throw new Problem("NOT_FOUND", "no such mail");
@@ -96,8 +98,8 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
     send(c, 200, body, { "content-type": HTML, "content-security-policy": MAIL_CSP });
   app.get("/mails", async (c) => {
     const [mails, sales] = [await mailbox.list(), await ctx.sales.all()];
-    return page(c, routes, { title: (w) => w.mailbox, menu }, (look) => (
-      <MailsPage look={look} mails={mails} sales={sales} />
+    return page(c, routes, { title: (w) => w.mailbox, menu }, (pageContext) => (
+      <MailsPage pageContext={pageContext} mails={mails} sales={sales} />
     ));
   });
   const preview = async (c: Http) => {
@@ -106,11 +108,11 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
   };
   app.get("/mails/preview/:saleId", async (c) => {
     const { sale, mailIn } = await preview(c);
-    return page(c, routes, { title: (w) => w.mailPreview, menu }, (look) => (
+    return page(c, routes, { title: (w) => w.mailPreview, menu }, (pageContext) => (
       <MailPage
-        look={look}
-        mail={{ ...mailIn(look.language), about: sale.name }}
-        htmlHref={`/mails/preview/${sale.id}/html?lang=${look.language}`}
+        pageContext={pageContext}
+        mail={{ ...mailIn(pageContext.language), about: sale.name }}
+        htmlHref={`/mails/preview/${sale.id}/html?lang=${pageContext.language}`}
       />
     ));
   });
@@ -120,8 +122,8 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
   app.get("/mails/:id", async (c) => {
     const mail = await mailOf(c);
     const about = `${mail.to} · ${mail.at} · ${mail.messageId}`;
-    return page(c, routes, { title: () => mail.subject, menu }, (look) => (
-      <MailPage look={look} mail={{ ...mail, about }} htmlHref={`/mails/${mail.id}/html`} />
+    return page(c, routes, { title: () => mail.subject, menu }, (pageContext) => (
+      <MailPage pageContext={pageContext} mail={{ ...mail, about }} htmlHref={`/mails/${mail.id}/html`} />
     ));
   });
   app.get("/mails/:id/html", async (c) => html(c, (await mailOf(c)).html));

@@ -4,19 +4,19 @@
  * browser/shop.ts through the public API, so that an integrator can copy it.
  */
 import type { Child, FC } from "hono/jsx";
-import { inLanguage } from "../language.ts";
-import { formatInstant, formatMoney } from "../money.ts";
-import type { Sale } from "../sales.ts";
-import type { Look } from "./layout.tsx";
+import { inLanguage } from "../domain/language.ts";
+import { formatInstant, formatMoney } from "../domain/money.ts";
+import type { Sale } from "../stores/sales.ts";
+import type { PageContext } from "./layout.tsx";
 
 const TEST_CARDS = ["tok_ok", "tok_declined", "tok_slow", "tok_3ds", "tok_timeout_after_charge", "tok_error_then_ok"];
 
 interface Props {
-  look: Look;
+  pageContext: PageContext;
   sale: Sale;
 }
 
-const Steps: FC<{ look: Look }> = ({ look: { w } }) => (
+const Steps: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
   <ol class="steps" aria-label={w.steps}>
     {[w.stepChoose, w.stepDetails, w.stepReview, w.stepDone].map((step, i) => (
       <li data-step={i}>{step}</li>
@@ -24,7 +24,7 @@ const Steps: FC<{ look: Look }> = ({ look: { w } }) => (
   </ol>
 );
 
-const Offer: FC<Props> = ({ look: { w, language, assets }, sale }) => (
+const Offer: FC<Props> = ({ pageContext: { w, language, assets }, sale }) => (
   <section id="offer" aria-labelledby="offer-title">
     <h1 id="offer-title">{sale.name}</h1>
     <p id="status" class="status">
@@ -68,7 +68,7 @@ const Offer: FC<Props> = ({ look: { w, language, assets }, sale }) => (
 );
 
 /** Time left and what is in the cart: at the top of both steps before paying. */
-const Held: FC<{ look: Look; name: string }> = ({ look: { w }, name }) => (
+const Held: FC<{ pageContext: PageContext; name: string }> = ({ pageContext: { w }, name }) => (
   <div class="held">
     <p class="left">
       {w.timeLeft} <strong role="timer" data-time-left="" />
@@ -81,7 +81,7 @@ const Held: FC<{ look: Look; name: string }> = ({ look: { w }, name }) => (
 );
 
 const Field: FC<{
-  look: Look;
+  pageContext: PageContext;
   name: string;
   label: string;
   type?: string;
@@ -91,7 +91,7 @@ const Field: FC<{
 }> = (f) => (
   <p class="field">
     <label for={f.name}>
-      {f.label} <small>{f.required ? f.look.w.required : f.look.w.optional}</small>
+      {f.label} <small>{f.required ? f.pageContext.w.required : f.pageContext.w.optional}</small>
     </label>
     <input
       id={f.name}
@@ -104,21 +104,29 @@ const Field: FC<{
   </p>
 );
 
-const Details: FC<Props> = ({ look, sale }) => {
-  const { w } = look;
+const Details: FC<Props> = ({ pageContext, sale }) => {
+  const { w } = pageContext;
   return (
     <section id="details" aria-labelledby="details-title" hidden>
       <h1 id="details-title" tabindex={-1}>
         {w.heldForYou}
       </h1>
-      <Held look={look} name={w.stepDetails} />
+      <Held pageContext={pageContext} name={w.stepDetails} />
       <form id="details-form" novalidate>
         <h2>{w.yourDetails}</h2>
-        <Field look={look} name="name" label={w.name} autocomplete="name" required max={200} />
-        <Field look={look} name="email" label={w.email} type="email" autocomplete="email" required max={254} />
-        <Field look={look} name="phone" label={w.phone} type="tel" autocomplete="tel" max={40} />
-        <Field look={look} name="postalCode" label={w.postalCode} autocomplete="postal-code" max={20} />
-        <Field look={look} name="address" label={w.address} autocomplete="street-address" max={500} />
+        <Field pageContext={pageContext} name="name" label={w.name} autocomplete="name" required max={200} />
+        <Field
+          pageContext={pageContext}
+          name="email"
+          label={w.email}
+          type="email"
+          autocomplete="email"
+          required
+          max={254}
+        />
+        <Field pageContext={pageContext} name="phone" label={w.phone} type="tel" autocomplete="tel" max={40} />
+        <Field pageContext={pageContext} name="postalCode" label={w.postalCode} autocomplete="postal-code" max={20} />
+        <Field pageContext={pageContext} name="address" label={w.address} autocomplete="street-address" max={500} />
         <fieldset>
           <legend>{w.payment}</legend>
           {sale.gateways.map((g, i) => (
@@ -162,8 +170,8 @@ const Row: FC<{ label: string; children?: Child }> = ({ label, children }) => (
 );
 
 /** The final confirmation screen: everything that 特定商取引法 第十二条の六 asks for, beside the items and the total that the hold has. */
-const Review: FC<Props> = ({ look, sale }) => {
-  const { w, language } = look;
+const Review: FC<Props> = ({ pageContext, sale }) => {
+  const { w, language } = pageContext;
   const { shop, terms } = sale.details;
   const own = (text: Parameters<typeof inLanguage>[0]) => inLanguage(text, language) ?? w.notSet;
   const until = formatInstant(sale.closesAtMs, sale.currency, language);
@@ -174,7 +182,7 @@ const Review: FC<Props> = ({ look, sale }) => {
       </h1>
       <p>{w.reviewLead}</p>
       <h2>{w.items}</h2>
-      <Held look={look} name={w.stepReview} />
+      <Held pageContext={pageContext} name={w.stepReview} />
       <dl class="terms">
         <Row label={w.contactAndShipTo}>
           <span id="review-contact" />
@@ -207,7 +215,7 @@ const Review: FC<Props> = ({ look, sale }) => {
   );
 };
 
-const Paying: FC<{ look: Look }> = ({ look: { w } }) => (
+const Paying: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
   <section id="paying" aria-labelledby="paying-title" hidden>
     <h1 id="paying-title" tabindex={-1}>
       {w.paying}
@@ -222,7 +230,7 @@ const Paying: FC<{ look: Look }> = ({ look: { w } }) => (
   </section>
 );
 
-const Done: FC<{ look: Look }> = ({ look: { w } }) => (
+const Done: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
   <section id="done" aria-labelledby="done-title" hidden>
     <h1 id="done-title" tabindex={-1}>
       {w.confirmed}
@@ -242,20 +250,20 @@ const Done: FC<{ look: Look }> = ({ look: { w } }) => (
   </section>
 );
 
-export const SalePage: FC<Props & { others: Sale[] }> = ({ look, sale, others }) => (
+export const SalePage: FC<Props & { others: Sale[] }> = ({ pageContext, sale, others }) => (
   <>
     <main id="main" data-sale={sale.id}>
-      <Steps look={look} />
+      <Steps pageContext={pageContext} />
       <p id="problem" class="problem" role="alert" hidden />
-      <Offer look={look} sale={sale} />
-      <Details look={look} sale={sale} />
-      <Review look={look} sale={sale} />
-      <Paying look={look} />
-      <Done look={look} />
+      <Offer pageContext={pageContext} sale={sale} />
+      <Details pageContext={pageContext} sale={sale} />
+      <Review pageContext={pageContext} sale={sale} />
+      <Paying pageContext={pageContext} />
+      <Done pageContext={pageContext} />
     </main>
     {others.length > 0 && (
       <footer>
-        <h2>{look.w.otherSales}</h2>
+        <h2>{pageContext.w.otherSales}</h2>
         <ul>
           {others.map((s) => (
             <li>
@@ -268,7 +276,7 @@ export const SalePage: FC<Props & { others: Sale[] }> = ({ look, sale, others })
   </>
 );
 
-export const NoSalePage: FC<{ look: Look }> = ({ look: { w } }) => (
+export const NoSalePage: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
   <main id="main">
     <h1>{w.demoShop}</h1>
     <p>{w.noSale}</p>
@@ -278,7 +286,7 @@ export const NoSalePage: FC<{ look: Look }> = ({ look: { w } }) => (
   </main>
 );
 
-export const OrderPage: FC<Props & { orderId: string }> = ({ look: { w }, sale, orderId }) => (
+export const OrderPage: FC<Props & { orderId: string }> = ({ pageContext: { w }, sale, orderId }) => (
   <main id="main" data-order={orderId}>
     <h1>
       {w.order} <span class="id">{orderId}</span>

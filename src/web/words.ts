@@ -2,7 +2,7 @@
  * Every word of the pages, in both languages; the server and the pages' scripts read the same tables. In groups, so that a script carries
  * only those it says.
  */
-import type { Language } from "../language.ts";
+import type { Language } from "../domain/language.ts";
 
 const commonJa = {
   noAnswer: "応答がありません。もう一度押しても二重に実行されることはありません。",

@@ -1,6 +1,6 @@
 /** The cockpit's two charts: units over time, and requests a second. */
 import uPlot from "uplot";
-import type { Figures, Point } from "../../figures.ts";
+import type { Point, SaleFigures } from "../../http/sale-figures.ts";
 import { w } from "./admin.ts";
 import { find, language } from "./dom.ts";
 
@@ -67,8 +67,8 @@ function stackOf(units: Point["units"][string] | undefined, index: number): Arra
 }
 
 /** The same in words, for who cannot see the chart. */
-function describe(sale: Figures): string {
-  const sum = (f: (i: Figures["items"][number]) => number) => sale.items.reduce((n, i) => n + f(i), 0);
+function describe(sale: SaleFigures): string {
+  const sum = (f: (i: SaleFigures["items"][number]) => number) => sale.items.reduce((n, i) => n + f(i), 0);
   const now: Array<[string, number]> = [
     [w.free, sum((i) => i.free)],
     [w.held, sum((i) => i.held)],
@@ -79,7 +79,7 @@ function describe(sale: Figures): string {
 }
 
 /** Makes both; answers how they are drawn anew. `sku` "" is all items. */
-export function makeCharts(): (points: Point[], sale: Figures | undefined, sku: string) => void {
+export function makeCharts(): (points: Point[], sale: SaleFigures | undefined, sku: string) => void {
   // Drawn from the tallest to the shortest, each over the one before.
   const units = chart("#units-chart", [
     { label: w.free, colour: COLOURS.free, fill: true },

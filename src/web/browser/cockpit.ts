@@ -1,6 +1,7 @@
 /** The cockpit's script: shows what `GET /v1/admin/events` says, and acts through the admin routes. */
-import type { Figures, Point, Rates } from "../../figures.ts";
-import { formatInstant } from "../../money.ts";
+
+import { formatInstant } from "../../domain/money.ts";
+import type { Point, Rates, SaleFigures } from "../../http/sale-figures.ts";
 import type { Audit } from "../../recover/audit.ts";
 import { admin, w } from "./admin.ts";
 import { ask, type Question } from "./ask.ts";
@@ -10,7 +11,7 @@ import { moreOrders, showLists } from "./orders.ts";
 
 // ---- the figures ----
 
-let sales: Figures[] = [];
+let sales: SaleFigures[] = [];
 let chosen = new URLSearchParams(location.search).get("sale") ?? "";
 let points: Point[] = [];
 const drawCharts = makeCharts();
@@ -42,7 +43,7 @@ function renderSale(): void {
         `${i.name ?? ""} (${i.sku})`,
         ...[i.granted, i.free, i.held, Math.max(0, i.claimed - i.sold), i.sold].map(String),
       ],
-      actions: () => [make("button", { type: "button", "data-topup": i.sku, click: () => askTopUp(i.sku) }, w.topUp)],
+      actions: () => [make("button", { type: "button", "data-top-up": i.sku, click: () => askTopUp(i.sku) }, w.topUp)],
     })),
   );
   fillRows(
@@ -221,7 +222,13 @@ function heard(event: string, data: string): void {
     books = JSON.parse(data) as Audit[];
     renderBooks();
   } else {
-    const f = JSON.parse(data) as { at: string; sales?: Figures[]; rates?: Rates; point?: Point; unavailable?: string };
+    const f = JSON.parse(data) as {
+      at: string;
+      sales?: SaleFigures[];
+      rates?: Rates;
+      point?: Point;
+      unavailable?: string;
+    };
     if (f.unavailable !== undefined) {
       live("bad", `${w.storesAway}: ${f.unavailable}`);
       return;

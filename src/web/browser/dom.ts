@@ -1,5 +1,5 @@
 /** Small helpers of the pages' scripts. Text is only ever set as text. */
-import type { Language } from "../../language.ts";
+import type { Language } from "../../domain/language.ts";
 
 export const language = (document.documentElement.lang === "ja" ? "ja" : "en") as Language;
 

@@ -1,5 +1,5 @@
 /** The order's page: what was bought, as it is recorded. */
-import { formatInstant } from "../../money.ts";
+import { formatInstant } from "../../domain/money.ts";
 import { find, language, make, say } from "./dom.ts";
 import { client, priceRows, tell, w, wordsOf } from "./shopper.ts";
 

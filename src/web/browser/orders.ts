@@ -1,5 +1,5 @@
 /** The cockpit's orders, what can be done with each, and the trail of what was done. */
-import { formatInstant, formatMoney } from "../../money.ts";
+import { formatInstant, formatMoney } from "../../domain/money.ts";
 import { admin, w } from "./admin.ts";
 import { ask } from "./ask.ts";
 import { fillRows, find, language, make } from "./dom.ts";

@@ -1,6 +1,6 @@
 /** What the storefront's page shows of its state. */
-import type { Reservation, Sale } from "../../client.ts";
-import { formatInstant } from "../../money.ts";
+import type { Reservation, Sale } from "../../client/index.ts";
+import { formatInstant } from "../../domain/money.ts";
 import { find, language, minutesAndSeconds, say } from "./dom.ts";
 import { client, priceRows, w } from "./shopper.ts";
 

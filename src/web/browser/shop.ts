@@ -3,7 +3,7 @@
  * reload or to close the tab is small: the idempotency key is kept before it is sent, and what has become of a reservation is always asked
  * of the service, never remembered.
  */
-import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client.ts";
+import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client/index.ts";
 import { find, keep, kept, make, newKey, say } from "./dom.ts";
 import { availabilityOf, isWeb, renderShop, type Shop, tick } from "./shop-page.ts";
 import { client, forgetShopper, tell, w, wordsOf } from "./shopper.ts";

@@ -1,6 +1,6 @@
 /** Who is shopping, and how they are told what went wrong. A shop's own login would answer the token. */
-import { FukubukuroError, makeClient } from "../../client.ts";
-import { formatMoney } from "../../money.ts";
+import { FukubukuroError, makeClient } from "../../client/index.ts";
+import { formatMoney } from "../../domain/money.ts";
 import { SHOP_WORDS } from "../words.ts";
 import { find, keep, kept, language, make, say } from "./dom.ts";
 

@@ -1,0 +1,75 @@
+/**
+ * confirm: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
+ * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
+ */
+import type { Context } from "../context.ts";
+import { around } from "../crash-points.ts";
+import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments/rows.ts";
+import type { Sale } from "../stores/sales.ts";
+
+/** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
+export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
+  const bySale = new Map<string, PaymentOutcome[]>();
+  for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
+  for (const [saleId, ofSale] of bySale) {
+    const sale = await ctx.sales.get(saleId);
+    if (!sale) continue;
+    const captured = ofSale.filter((p) => p.state === "captured");
+    if (captured.length > 0) await confirmCaptured(ctx, sale, captured, true);
+    const ended = ofSale.filter(leavesHold);
+    if (ended.length > 0) {
+      const requests = ended.map((p) => ({
+        key: p.reservationKey,
+        reference: p.reference,
+        graceMs: ctx.config.retryGraceMs,
+        to: p.declineCode === NO_UNITS ? ("released" as const) : ("held" as const),
+      }));
+      const { results } = await around("decline.redis", () =>
+        ctx.sales.call(sale, (s) => ctx.scripts.decline(s, requests)),
+      );
+      for (const r of results) ctx.metrics.outcomes.inc({ stage: "decline", outcome: r.outcome });
+    }
+  }
+}
+
+async function confirmCaptured(
+  ctx: Context,
+  sale: Sale,
+  captured: PaymentOutcome[],
+  mayPinAgain: boolean,
+): Promise<void> {
+  const requests = captured.map((p) => ({ key: p.reservationKey, reference: p.reference }));
+  const { results } = await around("confirm.redis", () =>
+    ctx.sales.call(sale, (s) => ctx.scripts.confirm(s, requests)),
+  );
+  const unpinned: Array<{ payment: PaymentOutcome; customerId: string }> = [];
+  results.forEach((r, i) => {
+    const payment = captured[i] as PaymentOutcome;
+    ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
+    if (r.outcome === "CONFIRMED") return;
+    // A capture that came late was honoured, and a decline of before reached the hold in between: it has its grace, and is pinned again.
+    if (
+      r.outcome === "OTHER_PAYMENT" &&
+      r.hold.state === "held" &&
+      r.hold.reference === payment.reference &&
+      mayPinAgain
+    )
+      unpinned.push({ payment, customerId: r.hold.customerId });
+    // The order does not depend on the hold: reconcile records it from the payment's snapshot.
+    else ctx.log.warn({ reference: payment.reference, outcome: r.outcome }, "captured, but the hold speaks otherwise");
+  });
+  if (unpinned.length === 0) return;
+  const pins = unpinned.map(({ payment: p, customerId }) => ({
+    key: p.reservationKey,
+    customerId,
+    reference: p.reference,
+    referenceBefore: p.reference,
+  }));
+  await ctx.sales.call(sale, (s) => ctx.scripts.pay(s, pins));
+  await confirmCaptured(
+    ctx,
+    sale,
+    unpinned.map((u) => u.payment),
+    false,
+  );
+}
