@@ -9,7 +9,7 @@
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local gate = redis.call('HMGET', KEYS[3], 'callMs', 'opensAt')
-local permits = redis.call('ZRANGE', KEYS[1], '(' .. string.format('%d', now), '+inf', 'BYSCORE')
+local permits = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now), '+inf')
 local uses = { charge = 0, look = 0, refund = 0, list = 0, kept = 0 }
 for _, name in ipairs(permits) do
   local use = string.match(name, '^kept%.') and 'kept' or string.match(name, '^(%a+):') or 'charge'

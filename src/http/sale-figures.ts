@@ -15,6 +15,8 @@ const POINTS_MAX = 900;
 /** Items of a sale whose history is kept; figures are shown of all. */
 const HISTORY_ITEMS_MAX = 20;
 const BOOKS_MS = 15_000;
+/** One reading of the gateway's list for all of them. */
+const LEDGER_MS = 5_000;
 const WATCHERS_MAX = 50;
 /** So long after its end a sale is still watched: refunds and late mails belong to it. */
 const WATCHED_AFTER_MS = 7 * 86_400_000;
@@ -224,7 +226,7 @@ export function makeLiveFigures(ctx: Context) {
     if (performance.now() - booksAt < BOOKS_MS) return;
     booksAt = performance.now();
     const read: Audit[] = [];
-    for (const s of await watchedSales()) read.push(await auditSale(ctx, s.id, s.no));
+    for (const s of await watchedSales()) read.push(await auditSale(ctx, s.id, s.no, LEDGER_MS));
     books = read;
     heard.emit("watched", { event: "books", data: books } satisfies Watched);
   }

@@ -145,13 +145,12 @@ async function readRedis(ctx: Context, saleId: string) {
   return { free: freeUnits, live: liveUnits, paying: lines, journalLag };
 }
 
-/** The lists of all gateways; `since`: readings that began later. */
-async function chargesOf(ctx: Context, since: number | undefined): Promise<Ledger> {
-  const ledgers = await Promise.all([...ctx.gateways.values()].map((g) => ledgerOf(ctx, g, since)));
+/** The lists of all gateways. */
+async function chargesOf(ctx: Context, ageMsMax: number): Promise<Omit<Ledger, "beganAt">> {
+  const ledgers = await Promise.all([...ctx.gateways.values()].map((g) => ledgerOf(ctx, g, ageMsMax)));
   return {
     charges: ledgers.flatMap((l) => l.charges),
     odd: ledgers.reduce((sum, l) => sum + l.odd, 0),
-    beganAt: Math.min(...ledgers.map((l) => l.beganAt)),
     asOf: ledgers.map((l) => l.asOf).sort()[0] ?? "infinity",
   };
 }
@@ -163,7 +162,7 @@ const differs = (c: ListedCharge, p: { amount: string; currency: string }) =>
   c.amount !== Number(p.amount) || c.currency !== p.currency;
 
 /** What the gateways' lists say of this sale's charges, compared with payments and orders. */
-function compareCharges(saleNo: number, ledger: Ledger, payments: PaymentRow[], orders: OrderRow[]) {
+function compareCharges(saleNo: number, ledger: Pick<Ledger, "charges">, payments: PaymentRow[], orders: OrderRow[]) {
   const paymentOf = new Map(payments.map((p) => [p.reference, p]));
   const orderOf = new Map(orders.map((o) => [o.reference, o]));
   const ofSale = ledger.charges.filter(
@@ -231,8 +230,8 @@ function whoNeedsPerson(payments: PaymentRow[], denied: OrderRow[], listed: Map<
   return [...found.values()].sort((a, b) => (a.since < b.since ? -1 : 1));
 }
 
-async function readOnce(ctx: Context, saleId: string, saleNo: number, since: number | undefined) {
-  const ledger = await chargesOf(ctx, since);
+async function readOnce(ctx: Context, saleId: string, saleNo: number, ageMsMax: number) {
+  const ledger = await chargesOf(ctx, ageMsMax);
   const before = await readCounts(ctx, saleId);
   const redis = await readRedis(ctx, saleId).catch((error) => {
     throw new Unavailable("Redis cannot be read", 2000, { cause: error });
@@ -309,15 +308,16 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number, since: num
   audit.ok =
     audit.items.every((i) => i.difference === 0) &&
     c.withoutOrder + c.twice + c.amountDiffers + c.refundedUnasked + o.withoutCharge + m.withoutOrder === 0;
-  return { audit, beganAt: ledger.beganAt, steady: JSON.stringify(before) === JSON.stringify({ items, mark }) };
+  return { audit, steady: JSON.stringify(before) === JSON.stringify({ items, mark }) };
 }
 
-/** The books, read until they agree or a difference has stood through every reading. Throws Unavailable when a store is away. */
-export async function auditSale(ctx: Context, saleId: string, saleNo: number): Promise<Audit> {
-  let since: number | undefined;
+/**
+ * The books, read until they agree or a difference has stood through every reading. Throws Unavailable when a store is away. For the first look a
+ * reading of the gateway's list will do that began `ageMsMax` ago: what is younger is not judged by it.
+ */
+export async function auditSale(ctx: Context, saleId: string, saleNo: number, ageMsMax = 0): Promise<Audit> {
   for (let reading = 1; ; reading++) {
-    const { audit, steady, beganAt } = await readOnce(ctx, saleId, saleNo, since);
-    since = beganAt;
+    const { audit, steady } = await readOnce(ctx, saleId, saleNo, reading === 1 ? ageMsMax : 0);
     if ((audit.ok && steady) || reading === READINGS_MAX) return audit;
     await new Promise((resolve) => setTimeout(resolve, READ_AGAIN_MS));
   }

@@ -9,8 +9,8 @@ const PERMIT_WAIT_MS = 15_000;
 const PAGE = 500;
 /** A list that never ends is a fault of the gateway's. */
 const PAGES_MAX = 10_000;
-/** A reading that began so long ago is good enough for the first look of an audit: what is younger it does not judge. */
-const YOUNG_MS = 1_000;
+/** Who asks within it shares the reading. */
+const GATHER_MS = 20;
 
 /** Statuses that say where the money is; any other is for a person. */
 export const KNOWN_STATUSES: readonly string[] = [
@@ -61,9 +61,16 @@ export interface Ledger {
   asOf: string;
 }
 
-const readings = new WeakMap<Context, Map<string, { beganAt: number; ledger: Promise<Ledger>; done: boolean }>>();
+interface Readings {
+  last: Ledger | null;
+  running: Promise<unknown>;
+  /** The reading that has not begun: whoever asks now is given it. */
+  next: Promise<Ledger> | null;
+}
+const readings = new WeakMap<Context, Map<string, Readings>>();
 
-async function readAll(ctx: Context, gateway: Gateway, beganAt: number): Promise<Ledger> {
+async function readAll(ctx: Context, gateway: Gateway): Promise<Ledger> {
+  const beganAt = performance.now();
   const [clock] = await ctx.db.execute<{ now: string }>(sql`select now()::text as now`);
   const ledger: Ledger = { charges: [], odd: 0, beganAt, asOf: clock?.now ?? "infinity" };
   for await (const page of pagesOf(ctx, gateway, null, PAGE)) {
@@ -73,23 +80,25 @@ async function readAll(ctx: Context, gateway: Gateway, beganAt: number): Promise
   return ledger;
 }
 
-/** The whole list. Who asks while it is being read, or a moment later, is given that reading; `since`: only one that began after it. */
-export function ledgerOf(ctx: Context, gateway: Gateway, since = performance.now() - YOUNG_MS): Promise<Ledger> {
-  let ofContext = readings.get(ctx);
-  if (!ofContext) {
-    ofContext = new Map();
-    readings.set(ctx, ofContext);
+/**
+ * The whole list, as it was after it was asked for. Audits that ask at the same time are given one reading, and never is more than one under way.
+ * `ageMsMax`: one that began so long ago will do.
+ */
+export function ledgerOf(ctx: Context, gateway: Gateway, ageMsMax: number): Promise<Ledger> {
+  const ofContext = readings.get(ctx) ?? new Map<string, Readings>();
+  readings.set(ctx, ofContext);
+  const r = ofContext.get(gateway.name) ?? { last: null, running: Promise.resolve(), next: null };
+  ofContext.set(gateway.name, r);
+  if (r.last && performance.now() - r.last.beganAt <= ageMsMax) return Promise.resolve(r.last);
+  if (!r.next) {
+    const before = r.running;
+    r.next = (async () => {
+      await Promise.allSettled([before, new Promise((resolve) => setTimeout(resolve, GATHER_MS))]);
+      r.next = null;
+      r.last = await readAll(ctx, gateway);
+      return r.last;
+    })();
+    r.running = r.next;
   }
-  const last = ofContext.get(gateway.name);
-  if (last && (!last.done || last.beganAt > since)) return last.ledger;
-  const beganAt = performance.now();
-  const reading = { beganAt, ledger: readAll(ctx, gateway, beganAt), done: false };
-  ofContext.set(gateway.name, reading);
-  reading.ledger.then(
-    () => {
-      reading.done = true;
-    },
-    () => ofContext.get(gateway.name) === reading && ofContext.delete(gateway.name),
-  );
-  return reading.ledger;
+  return r.next;
 }
