@@ -1,5 +1,5 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
-import { EventEmitter } from "node:events";
+import { EventEmitter, setMaxListeners } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
@@ -123,6 +123,7 @@ export async function compose(
   const redis = connectRedis(config.redisUrls, log, config.allowUnsafe);
   const changeHints = connectChangeHints(config.redisUrls, log);
   const drain = new AbortController();
+  setMaxListeners(0, drain.signal); // every loop and every waiting answer listens
   const { db } = postgres;
   const scripts = makeScripts(redis);
   const sales = makeSales(db, redis, log);
