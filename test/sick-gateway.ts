@@ -101,6 +101,15 @@ export async function startSickGateway(): Promise<SickGateway> {
     return { charges: all.slice(from, to), next: to < all.length ? String(to) : null };
   }
 
+  const running = new Map<ServerResponse, Kind>();
+  /** Over when it is answered, or when nobody listens any more. */
+  function ended(response: ServerResponse): void {
+    const kind = running.get(response);
+    if (!running.delete(response) || kind === undefined) return;
+    inFlight--;
+    now.set(kind, (now.get(kind) ?? 1) - 1);
+  }
+
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const asked = kindOf(request);
     const { kind, query } = asked;
@@ -114,6 +123,7 @@ export async function startSickGateway(): Promise<SickGateway> {
     await pause((odd !== "silence" && odd?.delayMs) || (sick.latencyMs[kind] ?? 0));
     if (odd === "silence") return;
     const send = (status: number, content: unknown) => {
+      ended(response);
       response.writeHead(status, { "content-type": "application/json" });
       response.end(typeof content === "string" ? content : JSON.stringify(content));
     };
@@ -129,10 +139,8 @@ export async function startSickGateway(): Promise<SickGateway> {
     inFlightMax = Math.max(inFlightMax, ++inFlight);
     now.set(kind, (now.get(kind) ?? 0) + 1);
     most.set(kind, Math.max(most.get(kind) ?? 0, now.get(kind) ?? 0));
-    response.once("close", () => {
-      inFlight--;
-      now.set(kind, (now.get(kind) ?? 1) - 1);
-    });
+    running.set(response, kind);
+    response.once("close", () => ended(response));
     answer(request, response).catch(() => response.destroy());
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
