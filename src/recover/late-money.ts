@@ -87,7 +87,8 @@ async function noteOdd(ctx: Context, p: Payment, c: ListedCharge): Promise<void>
   await ctx.db
     .update(payments)
     .set({ attention: sql`coalesce(${payments.attention}, ${attention})` })
-    .where(eq(payments.reference, p.reference));
+    // What a person has decided about is not told again.
+    .where(and(eq(payments.reference, p.reference), sql`${payments.settled} ->> 'why' is distinct from ${attention}`));
 }
 
 /** One record; true when it was late or stray. */
