@@ -2,11 +2,11 @@
 import { and, asc, eq, gt, isNull, lt, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { Sale } from "../domain/sale.ts";
 import { cancelQueued, findPayments, HONOURED, leavesHold, type Payment, writeTombstone } from "../payments/rows.ts";
 import { recordOrders } from "../stages/persist.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
 import { saleKeys } from "../stores/keys.ts";
-import type { Sale } from "../stores/sales.ts";
 import { orderOfPayment, orders, payments } from "../stores/schema.ts";
 
 const BATCH_MAX = 200;

@@ -5,12 +5,12 @@
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { Unavailable } from "../domain/errors.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
 import { PAYMENT_ENDED_UNPAID } from "../domain/lifecycle.ts";
 import type { Gateway, ListedCharge, ListPage } from "../gateways/port.ts";
 import { CAPTURED_LATE, claimLate, endedUnpaid, findPayments, type Payment } from "../payments/rows.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
-import { Unavailable } from "../stores/redis.ts";
 import { gates, payments, strayCharges } from "../stores/schema.ts";
 import { KNOWN_STATUSES, pagesOf } from "./ledger.ts";
 

@@ -1,9 +1,9 @@
 /** Reading a gateway's own list: under permits, page by page for as long as it says that there is more, tolerant of records that are odd. */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { Unavailable } from "../domain/errors.ts";
 import type { Permit } from "../gateways/gate.ts";
 import { type Gateway, type ListedCharge, type ListPage, ListUnread } from "../gateways/port.ts";
-import { Unavailable } from "../stores/redis.ts";
 
 const PERMIT_WAIT_MS = 15_000;
 const PAGE = 500;

@@ -5,8 +5,8 @@
  */
 import { asc, eq, inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { isOver, type Sale } from "../domain/sale.ts";
 import { finishMove } from "../stages/top-up.ts";
-import { isOver, type Sale } from "../stores/sales.ts";
 import { sales, stockMoves } from "../stores/schema.ts";
 import { followHonoured, followPaying, recordCaptured, requeue } from "./holds.ts";
 import { walkCharges } from "./late-money.ts";
