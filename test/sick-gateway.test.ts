@@ -155,6 +155,11 @@ describe("the calls of a kind", () => {
     });
     expect(most).toBeLessThanOrEqual(1);
     await until("all refunded", async () => (await op.sale(saleId)).items[0]?.sold === 40);
+    // Nobody waits: then they may have all.
+    sick.latencyMs.refund = 400;
+    const later = await Promise.all(waitingCharges);
+    await Promise.all(later.slice(0, 12).map(({ reference }) => op.refund(`ord_${reference}`, true)));
+    await until("the others refunded", async () => (await op.sale(saleId)).items[0]?.sold === 28);
     expect(sick.most("refund")).toBeGreaterThan(1);
     expect(sick.inFlightMax()).toBeLessThanOrEqual(4);
     await noPermits();
@@ -175,6 +180,19 @@ describe("the calls of a kind", () => {
     ).toBeLessThanOrEqual(before);
   });
 });
+
+async function wrongAmount(who: string) {
+  const saleId = (await op.create({ items: bags(1) })).body.id;
+  sick.behave.charge = ({ reference }) => {
+    const body = { id: "c", reference, reservationId: "", status: "captured", amount: 700, currency: "JPY" };
+    sick.charges.set(reference, body);
+    return { status: 201, body };
+  };
+  const one = await paid(saleId, who);
+  await until("a person to be needed", async () => (await waiting(saleId)).length === 1);
+  sick.behave.charge = undefined;
+  return { saleId, ...one };
+}
 
 describe("what the gateway says wrongly", () => {
   it("another amount, once: looked at again within moments, and fine", async () => {
@@ -200,19 +218,6 @@ describe("what the gateway says wrongly", () => {
       troubledSince: null,
     });
   });
-
-  async function wrongAmount(who: string) {
-    const saleId = (await op.create({ items: bags(1) })).body.id;
-    sick.behave.charge = ({ reference }) => {
-      const body = { id: "c", reference, reservationId: "", status: "captured", amount: 700, currency: "JPY" };
-      sick.charges.set(reference, body);
-      return { status: 201, body };
-    };
-    const one = await paid(saleId, who);
-    await until("a person to be needed", async () => (await waiting(saleId)).length === 1);
-    sick.behave.charge = undefined;
-    return { saleId, ...one };
-  }
 
   it("another amount, for ever: the audit says so, and a person accepts it as paid; repeated it changes nothing, another decision is refused", async () => {
     const { saleId, s, id, reference } = await wrongAmount("accepts");
@@ -251,7 +256,9 @@ describe("what the gateway says wrongly", () => {
     });
     expect(fine).toMatchObject({ items: [{ claimed: 1, difference: 0 }], attention: [] });
   });
+});
 
+describe("what a person decides", () => {
   it("no answer that can be used, for long: a person is told, and says that nothing was charged: the unit goes back", async () => {
     const saleId = (await op.create({ items: bags(1) })).body.id;
     sick.behave.charge = () => ({ status: 500, body: "" });

@@ -62,37 +62,42 @@ function kindOf(request: IncomingMessage): { kind: Kind; reference: string; quer
   return { kind: verb === "cancel" ? "cancel" : verb === "refund" ? "refund" : "charge", ...of };
 }
 
+/** The truth, kept also where something else is answered. */
+function decide(
+  charges: Map<string, Charge>,
+  kind: Kind,
+  reference: string,
+  body: Record<string, unknown>,
+): Charge | undefined {
+  const before = charges.get(reference);
+  if (kind === "charge" && !before) {
+    const { token, amount, currency, reservationId } = body as Record<string, string>;
+    const status = token === "tok_declined" ? "declined" : token === "tok_3ds" ? "action_required" : "captured";
+    charges.set(reference, {
+      id: `ch_${reference}`,
+      reference,
+      reservationId: String(reservationId ?? ""),
+      status,
+      amount: Number(amount),
+      currency: String(currency),
+      ...(status === "action_required" && { actionUrl: `http://bank.invalid/${reference}` }),
+    });
+  }
+  if (kind === "refund" && before?.status === "captured") before.status = "refunded";
+  if (kind === "cancel" && before?.status !== "captured" && before?.status !== "refunded")
+    charges.set(reference, {
+      ...(before ?? { id: "", reference, reservationId: "", amount: 0, currency: "" }),
+      status: "canceled",
+    });
+  return charges.get(reference);
+}
+
 export async function startSickGateway(): Promise<SickGateway> {
   const charges = new Map<string, Charge>();
   const calls: SickGateway["calls"] = [];
   const now = new Map<Kind, number>();
   const most = new Map<Kind, number>();
   let [inFlight, inFlightMax] = [0, 0];
-
-  /** The truth, kept also where something else is answered. */
-  function decide(kind: Kind, reference: string, body: Record<string, unknown>): Charge | undefined {
-    const before = charges.get(reference);
-    if (kind === "charge" && !before) {
-      const { token, amount, currency, reservationId } = body as Record<string, string>;
-      const status = token === "tok_declined" ? "declined" : token === "tok_3ds" ? "action_required" : "captured";
-      charges.set(reference, {
-        id: `ch_${reference}`,
-        reference,
-        reservationId: String(reservationId ?? ""),
-        status,
-        amount: Number(amount),
-        currency: String(currency),
-        ...(status === "action_required" && { actionUrl: `http://bank.invalid/${reference}` }),
-      });
-    }
-    if (kind === "refund" && before?.status === "captured") before.status = "refunded";
-    if (kind === "cancel" && before?.status !== "captured" && before?.status !== "refunded")
-      charges.set(reference, {
-        ...(before ?? { id: "", reference, reservationId: "", amount: 0, currency: "" }),
-        status: "canceled",
-      });
-    return charges.get(reference);
-  }
 
   function listed(query: URLSearchParams): { charges: unknown[]; next: string | null } {
     const all = [...sick.foreign, ...charges.values()];
@@ -129,7 +134,7 @@ export async function startSickGateway(): Promise<SickGateway> {
     };
     if (odd) return send(odd.status, odd.body);
     if (kind === "list") return send(200, listed(query));
-    const charge = decide(kind, reference, body);
+    const charge = decide(charges, kind, reference, body);
     if (!charge) return send(404, { error: "never heard of it" });
     send(kind === "lookUp" ? 200 : (STATUS[charge.status] ?? 200), charge);
   }
