@@ -35,7 +35,10 @@ const program = new Command("bench")
   .option("--processes <n>", "api processes of the private stack", number, 1)
   .option("--long", "also a million live holds, a thousand items, and two processes beside one")
   .option("--only <names>", "of these, comma-separated: round, held, opening, checkout, stores, overload")
-  .option("--sick-gateway", "nothing but what a sick gateway costs the charges, each case beside the healthy pace")
+  .option(
+    "--sick-gateway [case]",
+    "nothing but what a sick gateway costs the charges, each case beside the healthy pace",
+  )
   .option("--compare <file>", "print this run beside an older one's JSON")
   .option("--print <file>", "measure nothing: print an older run's JSON again (with --compare: beside another)")
   .parse();
@@ -51,7 +54,7 @@ const o = program.opts<{
   processes: number;
   long?: boolean;
   only?: string;
-  sickGateway?: boolean;
+  sickGateway?: boolean | string;
   compare?: string;
   print?: string;
 }>();
@@ -187,7 +190,7 @@ function show(r: Results): void {
 
 if (o.sickGateway) {
   say(machine);
-  await sickGateway((line) => console.log(line));
+  await sickGateway((line) => console.log(line), o.sickGateway === true ? "" : o.sickGateway);
   process.exit(0);
 }
 try {

@@ -6,7 +6,7 @@ import { pino } from "pino";
 import postgres from "postgres";
 import { describe, expect, inject, it } from "vitest";
 import { startRedis } from "../src/local/redis.ts";
-import { makeBreaker } from "../src/stages/charge.ts";
+import { failuresMaxOf, makeBreaker } from "../src/stages/charge.ts";
 import { unsafePostgres, unsafeRedis } from "../src/stores/preflight.ts";
 import { connectRedis } from "../src/stores/redis.ts";
 import { makeWorld, operator, shopper, until } from "./support.ts";
@@ -97,5 +97,19 @@ describe("the breaker of a gateway", () => {
     expect(breaker.width(4)).toBe(1);
     breaker.heard({ outcome: "declined", declineCode: "card_declined", chargeId: null });
     expect(breaker.width(4)).toBe(4);
+  });
+
+  it("does not open by single failures among good answers of calls side by side, and does by two rounds of failures", () => {
+    const breaker = makeBreaker(failuresMaxOf(4), 10_000);
+    const lost = { outcome: "unknown", why: "502", answered: true } as const;
+    // Four at once, one of which was answered well, over and over.
+    for (let round = 0; round < 50; round++) {
+      for (let i = 0; i < 3; i++) breaker.heard(lost);
+      breaker.heard({ outcome: "declined", declineCode: "card_declined", chargeId: null });
+      for (let i = 0; i < 3; i++) breaker.heard(lost);
+    }
+    expect(breaker.waitMs()).toBe(0);
+    for (let i = 0; i < 8; i++) breaker.heard(lost);
+    expect(breaker.waitMs()).toBeGreaterThan(0);
   });
 });

@@ -62,7 +62,7 @@ export function chargeRequest(p: Payment) {
 
 const FAILURES_MAX = 5;
 /** In a row means a row of every call that can be out at once, twice: single failures among good answers are no gateway that is away. */
-const failuresOf = (gate: Gate) => Math.max(FAILURES_MAX, 2 * gate.limit);
+export const failuresMaxOf = (limit: number) => Math.max(FAILURES_MAX, 2 * limit);
 
 /**
  * Stops a worker from spending the line on a gateway that is away: after so many calls in a row without a definite answer it waits, longer
@@ -151,7 +151,7 @@ function tellBreaker(ctx: Context, gateway: Gateway, waitMs: number): void {
 /** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
 export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, signal: AbortSignal): Promise<void> {
   const running = new Set<Promise<void>>();
-  const breaker = makeBreaker(failuresOf(gate));
+  const breaker = makeBreaker(failuresMaxOf(gate.limit));
   let toldOpen = false;
   ctx.metrics.breaker.set({ gateway: gateway.name }, 0);
   while (!signal.aborted) {
