@@ -1,4 +1,5 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+
 import { EventEmitter, setMaxListeners } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
@@ -122,9 +123,10 @@ export async function compose(
       throw error;
     });
   const redis = connectRedis(config.redisUrls, log, config.allowUnsafe);
-  const changeHints = connectChangeHints(config.redisUrls, log);
   const drain = new AbortController();
-  setMaxListeners(0, drain.signal); // every loop and every waiting answer listens
+  // Loops and parts of the process, a fixed number; no request ever listens to it.
+  setMaxListeners(0, drain.signal);
+  const changeHints = connectChangeHints(config.redisUrls, log, drain.signal);
   const { db } = postgres;
   const scripts = makeScripts(redis);
   const sales = new Sales(db, redis, log);
