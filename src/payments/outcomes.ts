@@ -1,10 +1,11 @@
 /** What the gateway said is written down: one guarded statement for each kind of answer, and when to ask again. */
 import { and, eq, inArray, type SQL, sql } from "drizzle-orm";
+import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import { PAYMENT_OPEN, type PaymentState, paymentStatesBefore } from "../domain/lifecycle.ts";
 import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
 import { payments } from "../stores/schema.ts";
-import { findPayment, inMs, type Payment, unclaimUnits } from "./rows.ts";
+import { CAPTURED_LATE, findPayment, inMs, type Payment, unclaimUnits } from "./rows.ts";
 
 const LOOK_UP_MS = 1_000;
 const LOOK_UP_MS_MAX = 30_000;
@@ -19,7 +20,7 @@ const DELAY_TOLD_MS = 600_000;
 const TROUBLE_LOOK_MS_MAX = 7_200_000;
 
 type Answer<K extends GatewayAnswer["outcome"]> = Extract<GatewayAnswer, { outcome: K }>;
-type Change = Partial<Record<keyof Payment, unknown>>;
+type Change = PgUpdateSetSource<typeof payments>;
 
 const isFine: Change = { troubledSince: null, attention: null };
 const troubledMs = sql`extract(epoch from now() - coalesce(${payments.troubledSince}, now())) * 1000`;
@@ -29,9 +30,11 @@ export function afterTrouble(msMin: number): SQL {
   return sql`now() + least(greatest(${troubledMs} / 4, ${msMin}), ${TROUBLE_LOOK_MS_MAX}) * interval '1 millisecond'`;
 }
 
-/** Why a person should look, once it has lasted; what was told before stands. */
+/** Why a person should look, once it has lasted; what was told before stands, unless it only noted that the money came late. */
 export function toldAfter(ms: number, why: string): SQL {
-  return sql`coalesce(${payments.attention}, case when ${troubledMs} >= ${ms} then ${why}::text end)`;
+  const { attention } = payments;
+  const isFree = sql`coalesce(${attention}, ${CAPTURED_LATE}) = ${CAPTURED_LATE}`;
+  return sql`case when ${isFree} and ${troubledMs} >= ${ms} then ${why}::text else ${attention} end`;
 }
 export const isTroubled: Change = { troubledSince: sql`coalesce(${payments.troubledSince}, now())` };
 
@@ -50,7 +53,7 @@ async function write({ tx, asked }: Settling, to: PaymentState | null, change: C
   const from = to === null ? [...PAYMENT_OPEN] : paymentStatesBefore(to).concat(to === asked.state ? [to] : []);
   const [row] = await tx
     .update(payments)
-    .set((to === null ? change : { ...change, state: to }) as Partial<typeof payments.$inferInsert>)
+    .set(to === null ? change : { ...change, state: to })
     .where(and(eq(payments.reference, asked.reference), eq(payments.fence, asked.fence), inArray(payments.state, from)))
     .returning();
   return row;

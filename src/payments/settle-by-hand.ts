@@ -3,8 +3,8 @@
  * stored now (rule B), raises the fence, so that an answer that was on its way is not written over it, and stays readable in `settled`.
  */
 import { eq, sql } from "drizzle-orm";
+import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import type { Context } from "../context.ts";
-import { around } from "../crash-points.ts";
 import { PAYMENT_OPEN, type PaymentState } from "../domain/lifecycle.ts";
 import { writeRefunded } from "../recover/refunds.ts";
 import type { Tx } from "../stores/postgres.ts";
@@ -23,7 +23,7 @@ export type SettledByHand =
 
 type Order = typeof orders.$inferSelect;
 type Row = { payment: Payment; order: Order | null };
-type Change = Partial<typeof payments.$inferInsert>;
+type Change = PgUpdateSetSource<typeof payments>;
 
 const isOpen = (p: Payment) => (PAYMENT_OPEN as readonly PaymentState[]).includes(p.state);
 const done = { attention: null, troubledSince: null, checkAt: null, token: null, actionUrl: null } as const;
@@ -38,7 +38,7 @@ async function change(tx: Tx, p: Payment, to: Change): Promise<void> {
 /** It stands as paid, with the payment's own amount; its units were claimed before it was sent. */
 async function accept(tx: Tx, { payment: p }: Row, settled: Settled): Promise<string | null> {
   if (isOpen(p) && p.claimed) {
-    await change(tx, p, { ...done, state: "captured", capturedAt: sql`now()` as never, settled });
+    await change(tx, p, { ...done, state: "captured", capturedAt: sql`now()`, settled });
     return null;
   }
   if (p.state !== "captured") return `it is ${p.state}: there is nothing to accept`;
@@ -57,7 +57,7 @@ async function refundOpen(tx: Tx, p: Payment, settled: Settled): Promise<void> {
     amount: p.capturedAmount ?? p.amount,
     currency: p.capturedCurrency ?? p.currency,
     attention: CAPTURED_LATE,
-    checkAt: sql`now()` as never,
+    checkAt: sql`now()`,
     settled,
   });
 }
@@ -67,7 +67,7 @@ async function refund(tx: Tx, { payment: p, order }: Row, settled: Settled, rest
     await refundOpen(tx, p, settled);
     return null;
   }
-  const again = { attention: null, troubledSince: null, checkAt: sql`now()` as never, settled };
+  const again = { attention: null, troubledSince: null, checkAt: sql`now()`, settled };
   if (p.state === "refunding") {
     await change(tx, p, { ...again, attention: p.late ? CAPTURED_LATE : null });
     return null;
@@ -97,7 +97,7 @@ async function notCharged(tx: Tx, { payment: p, order }: Row, settled: Settled):
     state: "cancelled",
     claimed: false,
     declineCode: "settled_by_hand",
-    endedAt: sql`now()` as never,
+    endedAt: sql`now()`,
     settled,
   });
   return null;
@@ -108,32 +108,33 @@ async function notCharged(tx: Tx, { payment: p, order }: Row, settled: Settled):
  * person once more. While a call of ours may still run there is nothing to decide yet.
  */
 export async function settleByHand(ctx: Context, reference: string, d: Decision): Promise<SettledByHand> {
-  return around("settle.byHand", () =>
-    ctx.db.transaction(async (tx): Promise<SettledByHand> => {
-      const [locked] = await tx.select().from(payments).where(eq(payments.reference, reference)).for("update");
-      if (!locked) return { outcome: "REFUSED", why: "no such payment" };
-      const [order] = await tx
-        .select()
-        .from(orders)
-        .where(eq(orders.id, `ord_${reference}`));
-      const row: Row = { payment: locked, order: order ?? null };
-      const [needs] = await tx
-        .select({ waits: sql<boolean>`coalesce(${needsPerson}, false)` })
-        .from(payments)
-        .where(eq(payments.reference, reference));
-      const waits = needs?.waits === true;
-      if (!waits && locked.settled?.action === d.action) return { outcome: "REPLAYED" };
-      if (!waits) return { outcome: "REFUSED", why: `it is ${locked.state}, and nothing about it waits for a person` };
-      const settled: Settled = { action: d.action, reason: d.reason, from: locked.state, why: locked.attention };
-      const why =
-        d.action === "accept"
-          ? await accept(tx, row, settled)
-          : d.action === "refund"
-            ? await refund(tx, row, settled, d.restock)
-            : await notCharged(tx, row, settled);
-      if (why !== null) return { outcome: "REFUSED", why };
-      const [after] = await tx.select().from(payments).where(eq(payments.reference, reference));
-      return { outcome: "SETTLED", payment: after as Payment, before: locked };
-    }),
-  );
+  return ctx.db.transaction(async (tx): Promise<SettledByHand> => {
+    const [locked] = await tx.select().from(payments).where(eq(payments.reference, reference)).for("update");
+    if (!locked) return { outcome: "REFUSED", why: "no such payment" };
+    const [order] = await tx
+      .select()
+      .from(orders)
+      .where(eq(orders.id, `ord_${reference}`));
+    const row: Row = { payment: locked, order: order ?? null };
+    const [needs] = await tx
+      .select({ waits: sql<boolean>`coalesce(${needsPerson}, false)` })
+      .from(payments)
+      .where(eq(payments.reference, reference));
+    const waits = needs?.waits === true;
+    if (!waits && locked.settled?.action === d.action) return { outcome: "REPLAYED" };
+    if (!waits) return { outcome: "REFUSED", why: `it is ${locked.state}, and nothing about it waits for a person` };
+    const lapsedMs = locked.sentAt === null ? Number.POSITIVE_INFINITY : Date.now() - locked.sentAt.getTime();
+    if (locked.state === "sending" && lapsedMs < ctx.config.gatewayLeaseMs)
+      return { outcome: "REFUSED", why: "the call to the gateway may still be running: wait for its answer" };
+    const settled: Settled = { action: d.action, reason: d.reason, from: locked.state, why: locked.attention };
+    const why =
+      d.action === "accept"
+        ? await accept(tx, row, settled)
+        : d.action === "refund"
+          ? await refund(tx, row, settled, d.restock)
+          : await notCharged(tx, row, settled);
+    if (why !== null) return { outcome: "REFUSED", why };
+    const [after] = await tx.select().from(payments).where(eq(payments.reference, reference));
+    return { outcome: "SETTLED", payment: after as Payment, before: locked };
+  });
 }

@@ -72,13 +72,11 @@ function whyNot(answer: GatewayAnswer): string {
 async function notRefunded(ctx: Context, mine: Payment, answer: GatewayAnswer): Promise<void> {
   const away = answer.outcome === "not_done" || (answer.outcome === "unknown" && !answer.answered);
   const working = answer.outcome === "pending";
-  const why = toldAfter(away || working ? AWAY_TOLD_MS : 0, `not refunded: ${whyNot(answer)}`);
-  // "captured late" says why it is refunded; that it is not takes its place.
-  const attention = sql`case when ${payments.attention} = ${CAPTURED_LATE} then coalesce(${away || working ? null : `not refunded: ${whyNot(answer)}`}::text, ${CAPTURED_LATE}) else ${why} end`;
+  const attention = toldAfter(away || working ? AWAY_TOLD_MS : 0, `not refunded: ${whyNot(answer)}`);
   await ctx.db
     .update(payments)
     .set({
-      ...(isTroubled as object),
+      ...isTroubled,
       attention,
       checkAt: answer.outcome === "not_done" ? inMs(REFUND_AGAIN_MS) : afterTrouble(REFUND_AGAIN_MS),
     })
