@@ -10,6 +10,7 @@ import { overload } from "./overload.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
 import { sickGateway } from "./sick-gateway.ts";
+import { starts } from "./start.ts";
 import { persistFigures, scriptFigures } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
@@ -39,6 +40,7 @@ const program = new Command("bench")
     "--sick-gateway [case]",
     "nothing but what a sick gateway costs the charges, each case beside the healthy pace",
   )
+  .option("--start", "only how long the build takes to start and its memory, beside the sources (npm run build before)")
   .option("--compare <file>", "print this run beside an older one's JSON")
   .option("--print <file>", "measure nothing: print an older run's JSON again (with --compare: beside another)")
   .parse();
@@ -55,6 +57,7 @@ const o = program.opts<{
   long?: boolean;
   only?: string;
   sickGateway?: boolean | string;
+  start?: boolean;
   compare?: string;
   print?: string;
 }>();
@@ -194,11 +197,15 @@ if (o.sickGateway) {
   await sickGateway((line) => console.log(line), o.sickGateway === true ? "" : o.sickGateway);
   process.exit(0);
 }
-try {
+async function judge(): Promise<void> {
   const results = o.print ? await readResults(o.print) : await run(o.processes);
   if (o.print) show(results);
   if (o.long && !o.url && !o.print && o.processes === 1) await run(2);
   if (o.compare) console.log(`\n${compare(results, await readResults(o.compare))}`);
+}
+
+try {
+  await (o.start ? starts(o.rounds, say) : judge());
 } catch (error) {
   console.error(error instanceof Wrong ? `WRONG: ${error.message}` : error);
   process.exitCode = 1;

@@ -11,6 +11,7 @@ import { PAYMENT_ENDED_UNPAID } from "../domain/lifecycle.ts";
 import type { Gateway, ListedCharge, ListPage } from "../gateways/port.ts";
 import { CAPTURED_LATE, claimLate, endedUnpaid, findPayments, type Payment } from "../payments/rows.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
+import { isDataError } from "../stores/refused.ts";
 import { gates, payments, strayCharges } from "../stores/schema.ts";
 import { KNOWN_STATUSES, pagesOf } from "./ledger.ts";
 
@@ -114,8 +115,9 @@ async function lookAtPage(ctx: Context, gateway: Gateway, page: ListPage, errors
     try {
       if (await look(ctx, gateway, c, ours.get(c.reference))) found++;
     } catch (error) {
-      ctx.log.warn({ err: error, reference: c.reference }, "a charge of the gateway's list waits for the next walk");
-      errors.push(error);
+      ctx.log.warn({ err: error, reference: c.reference }, "a charge of the gateway's list could not be looked at");
+      // One that Postgres will never take must not keep the walk at its page.
+      if (!isDataError(error)) errors.push(error);
     }
   }
   if (page.odd > 0)

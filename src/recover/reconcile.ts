@@ -34,10 +34,13 @@ async function finishMoves(ctx: Context): Promise<number> {
     .where(inArray(stockMoves.state, ["pending", "granted"]))
     .orderBy(asc(stockMoves.createdAt))
     .limit(BATCH_MAX);
+  const failed: unknown[] = [];
   for (const move of open) {
     const sale = await ctx.sales.get(move.saleId);
-    if (sale) await finishMove(ctx, sale, move);
+    // One that cannot be finished holds up no other.
+    if (sale) await finishMove(ctx, sale, move).catch((error) => failed.push(error));
   }
+  if (failed.length > 0) throw failed[0];
   return open.length;
 }
 
