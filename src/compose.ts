@@ -3,7 +3,7 @@ import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
-import { makeApp } from "./app.ts";
+import { type App, makeApp } from "./app.ts";
 import { type Config, ConfigError } from "./config.ts";
 import type { Context } from "./context.ts";
 import { makeIds } from "./domain/ids.ts";
@@ -26,12 +26,8 @@ import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
 import { runWorkers, watchSales } from "./workers.ts";
 
-export interface Service {
+export interface Service extends App {
   ctx: Context;
-  app: ReturnType<typeof makeApp>["app"];
-  specs: ReturnType<typeof makeApp>["specs"];
-  /** Node's own door to the routes of the rush; false leaves a request to the app. */
-  fastPath: ReturnType<typeof makeApp>["fastPath"];
   /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */

@@ -5,10 +5,10 @@ import { isApiProcess, shareFigures, startApiProcesses } from "./commands/api-pr
 import { rehearse, verdictOf } from "./commands/rehearse.ts";
 import { compose, type Service } from "./compose.ts";
 import { type Config, ConfigError, readConfig, told } from "./config.ts";
-import { createSale } from "./http/admin.ts";
 import { CUSTOMER_ID, signShopperToken } from "./http/auth.ts";
 import { check, saleBody } from "./http/contract.ts";
 import { Problem } from "./http/problem.ts";
+import { createSale } from "./http/sale-changes.ts";
 import { listen } from "./http/server.ts";
 import { readMailbox } from "./local/mailbox.ts";
 import { StartError } from "./local/processes.ts";

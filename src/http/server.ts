@@ -1,15 +1,30 @@
 /** The HTTP server: limits on everything a client can hold open, and a drain that lets go of idle ones. */
 
-import { createServer, type RequestListener, type Server, type ServerOptions } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from "node:http";
 import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
-import type { Service } from "../compose.ts";
 
 const DRAIN_MS_MAX = 15_000;
 
+/** What is served. */
+export interface Served {
+  app: { fetch: Parameters<typeof serve>[0]["fetch"] };
+  /** Node's own door to the hot routes; false leaves a request to the app. */
+  fastPath(incoming: IncomingMessage, outgoing: ServerResponse): boolean;
+  drain(): void;
+  close(): Promise<void>;
+}
+
 /** Resolves when it listens; `close` drains. */
 export async function listen(
-  service: Service,
+  service: Served,
   port: number,
   host: string,
 ): Promise<{ port: number; close(): Promise<void> }> {
@@ -19,7 +34,7 @@ export async function listen(
         fetch: service.app.fetch,
         port,
         hostname: host,
-        // The routes of the rush are answered before a web Request is made of them; Hono has all others.
+        // Hot routes are answered before a web Request is made of them; Hono has all others.
         createServer: ((options: ServerOptions, hono: RequestListener) =>
           createServer(
             options,

@@ -1,0 +1,254 @@
+/** Reservations: made (the hot route of a sale's first second), listed, read, followed, given back. */
+import type { IncomingHttpHeaders } from "node:http";
+import type { Context as Http } from "hono";
+import type { SSEStreamingApi } from "hono/streaming";
+import { orderIdOf } from "../domain/ids.ts";
+import { release } from "../stages/release.ts";
+import { type ReserveRequest, type ReserveStage, reserveStage } from "../stages/reserve.ts";
+import { cartOf, type Sale } from "../stores/sales.ts";
+import type { Hold } from "../stores/scripts.ts";
+import { events } from "./answers.ts";
+import * as contract from "./contract.ts";
+import { checkIdempotencyKey, checkReserveBody } from "./contract.ts";
+import type { ShopperDoor } from "./doors.ts";
+import type { HotRequest, Reply } from "./fast-path.ts";
+import { type InstantRefusals, notOpen, refusalOf } from "./instant-refusals.ts";
+import { findReservation, findSale, holdLost, readHold } from "./lookups.ts";
+import { Problem } from "./problem.ts";
+import { bodyText, headerOf, incomingOf, parseJson } from "./requests.ts";
+import type { RouteSpec } from "./route-spec.ts";
+import { bareReservation, isFinal, type ReservationView, viewReservation } from "./views.ts";
+
+/** A waiting answer looks again by itself this often; hints make it faster. */
+export const LOOK_MS = 1_000;
+const EVENTS_KEEPALIVE_MS = 15_000;
+
+const who = { tag: "Storefront", who: "shopper" } as const;
+
+const RESERVE: RouteSpec = {
+  ...who,
+  method: "post",
+  path: "/v1/sales/{saleId}/reservations",
+  priority: "reserve",
+  summary: "Reserve: all lines or none, for a limited time",
+  headers: {
+    "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation",
+  },
+  body: contract.reserveBody,
+  answers: {
+    201: { description: "held", schema: contract.reservationView },
+    200: {
+      description: "the same key before: the reservation in its present state; header `Idempotent-Replay: true`",
+      schema: contract.reservationView,
+    },
+  },
+  problems: [
+    "SOLD_OUT",
+    "ALL_HELD",
+    "NOT_ENOUGH_FREE",
+    "LIMIT_REACHED",
+    "SALE_NOT_OPEN",
+    "SALE_PAUSED",
+    "SALE_CLOSED",
+    "IDEMPOTENCY_MISMATCH",
+  ],
+};
+
+const LIST_RESERVATIONS: RouteSpec = {
+  ...who,
+  method: "get",
+  path: "/v1/sales/{saleId}/reservations",
+  priority: "read",
+  summary: "The caller's own reservations, newest first",
+  answers: { 200: { description: "reservations", schema: contract.reservationsView } },
+};
+
+const READ_RESERVATION: RouteSpec = {
+  ...who,
+  method: "get",
+  path: "/v1/reservations/{id}",
+  priority: "read",
+  summary: "A reservation, with its payment and place in the line while paying",
+  answers: { 200: { description: "the reservation", schema: contract.reservationView } },
+  problems: ["HOLD_LOST"],
+};
+
+const FOLLOW_RESERVATION: RouteSpec = {
+  ...who,
+  method: "get",
+  path: "/v1/reservations/{id}/events",
+  summary: "The reservation as server-sent events, until a final state",
+  answers: {
+    200: {
+      description: "`event: reservation`, `data:` the reservation",
+      schema: contract.reservationView,
+      type: "text/event-stream",
+    },
+  },
+  problems: ["HOLD_LOST"],
+};
+
+const RELEASE: RouteSpec = {
+  ...who,
+  method: "delete",
+  path: "/v1/reservations/{id}",
+  priority: "finish",
+  summary: "Release: give a hold back",
+  answers: { 200: { description: "released, also when repeated", schema: contract.reservationView } },
+  problems: ["RESERVATION_EXPIRED", "PAYMENT_IN_PROGRESS", "ALREADY_CONFIRMED", "HOLD_LOST"],
+};
+
+interface Reserving {
+  door: ShopperDoor;
+  reserve: ReserveStage;
+  instantRefusals: InstantRefusals;
+}
+
+export function reservationRoutes(door: ShopperDoor, instantRefusals: InstantRefusals): void {
+  const { route, hotRoute } = door.routes;
+  const reserving: Reserving = { door, reserve: reserveStage(door.ctx), instantRefusals };
+  hotRoute(RESERVE, (request) => askToReserve(reserving, request));
+  route(LIST_RESERVATIONS, (c) => listReservations(door, c));
+  route(READ_RESERVATION, (c) => readReservation(door, c));
+  route(FOLLOW_RESERVATION, (c) => followReservation(door, c));
+  route(RELEASE, (c) => releaseReservation(door, c));
+}
+
+/** Refuses what needs no look at the body before it is read. */
+function askToReserve(reserving: Reserving, request: HotRequest): Promise<Reply> {
+  const { door, instantRefusals } = reserving;
+  const customerId = door.customerOf(request.headers);
+  const idempotencyKey = checkIdempotencyKey(headerOf(request.headers, "idempotency-key"));
+  const saleId = request.params[0] ?? "";
+  const sale = door.ctx.sales.known(saleId);
+  if (sale) {
+    const earlyMs = instantRefusals.tooEarly(sale);
+    if (earlyMs !== null) throw notOpen(sale, earlyMs);
+    const refused = instantRefusals.refusal(sale, customerId, null);
+    if (refused) throw refusalOf(sale, "", refused.result, refused.clock);
+  }
+  return reserve(reserving, request, { customerId, idempotencyKey, saleId, sale });
+}
+
+interface Asked {
+  customerId: string;
+  idempotencyKey: string;
+  saleId: string;
+  /** Where this process knows it already. */
+  sale: Sale | undefined;
+}
+
+async function reserve(reserving: Reserving, request: HotRequest, asked: Asked): Promise<Reply> {
+  const { door, instantRefusals } = reserving;
+  const { customerId } = asked;
+  const lines = checkReserveBody(parseJson(await bodyText(request)));
+  const sale = asked.sale ?? (await findSale(door.ctx, asked.saleId));
+  cartOf(sale, lines);
+  const refused = instantRefusals.refusal(sale, customerId, lines);
+  if (refused) throw refusalOf(sale, lines, refused.result, refused.clock);
+  const key = door.ctx.ids.reservationKey(sale.no, customerId, asked.idempotencyKey);
+  return reserveInRedis(reserving, request.headers, sale, { key, customerId, lines });
+}
+
+async function reserveInRedis(
+  { door, reserve, instantRefusals }: Reserving,
+  asked: IncomingHttpHeaders,
+  sale: Sale,
+  request: ReserveRequest,
+): Promise<Reply> {
+  const { ctx, routes } = door;
+  const { key, customerId, lines } = request;
+  const { result, clock } = await reserve(sale, request);
+  if (result.outcome === "HELD") {
+    const hold: Hold = { state: "held", deadlineMs: result.deadlineMs, reference: "", lines, customerId };
+    const view = bareReservation(ctx, sale, key, hold, clock);
+    return routes.reply(asked, 201, view, { location: `/v1/reservations/${view.id}` });
+  }
+  if (result.outcome === "REPLAYED") {
+    const view = await viewReservation(ctx, sale, key, result.hold, clock);
+    return routes.reply(asked, 200, view, { location: `/v1/reservations/${view.id}`, "idempotent-replay": "true" });
+  }
+  instantRefusals.refused(sale);
+  throw refusalOf(sale, lines, result, clock);
+}
+
+async function listReservations({ ctx, routes, customerOf }: ShopperDoor, c: Http): Promise<Response> {
+  const customerId = customerOf(incomingOf(c).headers);
+  const sale = await findSale(ctx, c.req.param("saleId"));
+  const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
+  const newestFirst = clock.results.reverse();
+  return routes.json(c, 200, {
+    reservations: await Promise.all(newestFirst.map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock))),
+  });
+}
+
+const askedFor = ({ ctx, customerOf }: ShopperDoor, c: Http) =>
+  findReservation(ctx, c.req.param("id"), customerOf(incomingOf(c).headers));
+
+async function readView({ ctx }: ShopperDoor, sale: Sale, key: string): Promise<ReservationView> {
+  const { hold, clock } = await readHold(ctx, sale, key);
+  return viewReservation(ctx, sale, key, hold, clock);
+}
+
+async function readReservation(door: ShopperDoor, c: Http): Promise<Response> {
+  const { sale, id } = await askedFor(door, c);
+  return door.routes.json(c, 200, await readView(door, sale, id.key));
+}
+
+async function followReservation(door: ShopperDoor, c: Http): Promise<Response> {
+  const { sale, id } = await askedFor(door, c);
+  const first = await readView(door, sale, id.key);
+  c.header("x-content-type-options", "nosniff");
+  return events(c, (stream, gone) => tellChanges(door, sale, id.key, first, stream, gone));
+}
+
+async function tellChanges(
+  door: ShopperDoor,
+  sale: Sale,
+  key: string,
+  first: ReservationView,
+  stream: SSEStreamingApi,
+  gone: AbortSignal,
+): Promise<void> {
+  const { changeHints, draining } = door.ctx;
+  let view: ReservationView | null = first;
+  let told = "";
+  let toldAt = Date.now();
+  while (!gone.aborted && !draining.aborted) {
+    const data: string | null = view && JSON.stringify({ ...view, serverTime: undefined });
+    if (view && data !== null && data !== told) {
+      await stream.writeSSE({ event: "reservation", data: JSON.stringify(view) });
+      [told, toldAt] = [data, Date.now()];
+      if (isFinal(view)) return;
+    } else if (Date.now() - toldAt > EVENTS_KEEPALIVE_MS) {
+      await stream.write(": still here\n\n");
+      toldAt = Date.now();
+    }
+    await changeHints.next(key, LOOK_MS, AbortSignal.any([gone, draining]));
+    try {
+      view = await readView(door, sale, key);
+    } catch (error) {
+      // Lost for good: whoever connects again is told so. A store that is away changes nothing that was told; the next look tells.
+      if (error instanceof Problem && error.code === "HOLD_LOST") return;
+      view = null;
+    }
+  }
+}
+
+async function releaseReservation({ ctx, routes, customerOf }: ShopperDoor, c: Http): Promise<Response> {
+  const customerId = customerOf(incomingOf(c).headers);
+  const { sale, id } = await findReservation(ctx, c.req.param("id"), customerId);
+  const { result, clock } = await release(ctx, sale, { key: id.key, customerId });
+  switch (result.outcome) {
+    case "RELEASED":
+      return routes.json(c, 200, bareReservation(ctx, sale, id.key, result.hold, clock));
+    case "EXPIRED":
+      throw new Problem("RESERVATION_EXPIRED");
+    case "PAYING":
+      throw new Problem("PAYMENT_IN_PROGRESS");
+    case "CONFIRMED":
+      throw new Problem("ALREADY_CONFIRMED", undefined, { orderId: orderIdOf(result.hold.reference) });
+    case "LOST":
+      throw holdLost();
+  }
+}
