@@ -1,17 +1,19 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+
 import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
 import { type App, makeApp } from "./app.ts";
-import { type Config, ConfigError } from "./config.ts";
+import type { Config } from "./config.ts";
 import type { Context } from "./context.ts";
+import { ConfigError } from "./domain/errors.ts";
 import { makeIds } from "./domain/ids.ts";
+import type { MailReader } from "./domain/order.ts";
 import { codGateway } from "./gateways/cod.ts";
 import { type Gate, makeGate } from "./gateways/gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import { sandboxGateway } from "./gateways/sandbox.ts";
-import type { MailReader } from "./local/mailbox.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
@@ -21,7 +23,7 @@ import { connectChangeHints } from "./stores/change-hints.ts";
 import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
 import { assertSafe, unsafePostgres } from "./stores/preflight.ts";
 import { connectRedis } from "./stores/redis.ts";
-import { makeSales } from "./stores/sales.ts";
+import { Sales } from "./stores/sales.ts";
 import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
 import { runWorkers, watchSales } from "./workers.ts";
@@ -121,7 +123,7 @@ export async function compose(
   const drain = new AbortController();
   const { db } = postgres;
   const scripts = makeScripts(redis);
-  const sales = makeSales(db, redis, log);
+  const sales = new Sales(db, redis, log);
   const ids = makeIds(await sharedSecret(db, "reservation-ids"));
   const gates = await makeGates(config, db, gateways, scripts);
   const work = new EventEmitter().setMaxListeners(0);

@@ -1,7 +1,10 @@
 /** The loops of a worker process. Each has a bounded single step; `run` repeats the steps until the signal. */
+
 import { sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "./context.ts";
+import { Unavailable } from "./domain/errors.ts";
+import { isOver, type Sale } from "./domain/sale.ts";
 import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
@@ -9,8 +12,6 @@ import { reconcileOnce } from "./recover/reconcile.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
-import { Unavailable } from "./stores/redis.ts";
-import { isOver, type Sale } from "./stores/sales.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;

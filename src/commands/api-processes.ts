@@ -2,11 +2,12 @@
  * PROCESSES=n: this process keeps the worker's loops and starts n api processes that share the port. One that ends is replaced; figures of
  * all add up in /metrics. Every state that matters is in the stores, so a process may end at any instruction.
  */
+
 import cluster, { type Worker } from "node:cluster";
 import type { Logger } from "pino";
 import { AggregatorRegistry, type Registry } from "prom-client";
 import { type Config, MAILS_FOLDER, settingsFor } from "../config.ts";
-import { StartError } from "../local/processes.ts";
+import { StartError } from "../domain/errors.ts";
 import type { Metrics } from "../metrics.ts";
 
 /** One that ends sooner after its start than this is waited for before the next is started. */

@@ -1,9 +1,9 @@
 /** Sales as operators see and change them. */
 import type { Context as Http } from "hono";
+import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
 import { reconcileOnce } from "../recover/reconcile.ts";
 import { topUp } from "../stages/top-up.ts";
-import type { Sale } from "../stores/sales.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey } from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";

@@ -3,8 +3,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
 import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
-import { Overloaded } from "../stores/coalesce.ts";
-import { Unavailable } from "../stores/redis.ts";
+import { NoSuchItem, Overloaded, Unavailable } from "../domain/errors.ts";
 import type { Reply } from "./fast-path.ts";
 import { Problem, problemAnswer } from "./problem.ts";
 import { headerOf, incomingOf } from "./requests.ts";
@@ -124,6 +123,7 @@ export function makeAnswers(ctx: Pick<Context, "config" | "log" | "draining">) {
 /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
 function problemOf(log: Context["log"], path: string, error: unknown): Problem {
   if (error instanceof Problem) return error;
+  if (error instanceof NoSuchItem) return new Problem("NOT_FOUND", error.message);
   if (error instanceof Overloaded) return new Problem("OVERLOADED", error.message);
   if (error instanceof Unavailable) {
     log.warn({ err: error, path }, "unavailable");

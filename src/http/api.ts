@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
-import { Unavailable } from "../stores/redis.ts";
+import { Unavailable } from "../domain/errors.ts";
 import { type Answers, makeAnswers, toResponse } from "./answers.ts";
 import { type HotRequest, hotRequestOf, makeFastPath, type Reply } from "./fast-path.ts";
 import { makeLoadShedding } from "./load-shedding.ts";

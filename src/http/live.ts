@@ -2,8 +2,8 @@
 import { EventEmitter, on } from "node:events";
 import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
-import type { Sale } from "../stores/sales.ts";
 import { events } from "./answers.ts";
 import * as contract from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";

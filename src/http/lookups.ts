@@ -1,8 +1,8 @@
 /** What a request names: the sale or the reservation of that id, else NOT_FOUND; a hold as Redis has it, else HOLD_LOST. */
 import type { Context } from "../context.ts";
+import type { Hold, SaleClock } from "../domain/hold.ts";
 import type { ReservationId } from "../domain/ids.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { Hold, SaleClock } from "../stores/scripts.ts";
+import type { Sale } from "../domain/sale.ts";
 import { NAME } from "./contract.ts";
 import { Problem } from "./problem.ts";
 

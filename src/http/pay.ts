@@ -1,9 +1,9 @@
 /** Paying for a reservation: one payment however often it is asked for, and an answer that waits as long as the caller prefers. */
 import type { IncomingHttpHeaders } from "node:http";
+import type { Hold, SaleClock } from "../domain/hold.ts";
 import { preferredLanguage } from "../domain/language.ts";
+import type { Sale } from "../domain/sale.ts";
 import { type Paid, type PayRequest, type PayStage, payStage } from "../stages/pay.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { Hold, SaleClock } from "../stores/scripts.ts";
 import * as contract from "./contract.ts";
 import { check } from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";

@@ -2,11 +2,11 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
 import type { SSEStreamingApi } from "hono/streaming";
+import type { Hold } from "../domain/hold.ts";
 import { orderIdOf } from "../domain/ids.ts";
+import { cartOf, type Sale } from "../domain/sale.ts";
 import { release } from "../stages/release.ts";
 import { type ReserveRequest, type ReserveStage, reserveStage } from "../stages/reserve.ts";
-import { cartOf, type Sale } from "../stores/sales.ts";
-import type { Hold } from "../stores/scripts.ts";
 import { events } from "./answers.ts";
 import * as contract from "./contract.ts";
 import { checkIdempotencyKey, checkReserveBody } from "./contract.ts";

@@ -2,9 +2,9 @@
 import { and, eq } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { Sale } from "../domain/sale.ts";
 import { rebuildSale, settingsOf } from "../recover/rebuild.ts";
 import type { Db } from "../stores/postgres.ts";
-import type { Sale } from "../stores/sales.ts";
 import { epochs, items, journalPositions, sales } from "../stores/schema.ts";
 import type { PatchBody, SaleBody } from "./contract.ts";
 import { invalid, Problem } from "./problem.ts";

@@ -1,8 +1,8 @@
 /** A sale as operators see it: settings, units, gates, journal and outbox. */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import { saleKeys } from "../stores/keys.ts";
-import type { Sale } from "../stores/sales.ts";
 import { gates as gateTable } from "../stores/schema.ts";
 import { saleStatus } from "./views.ts";
 

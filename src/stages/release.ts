@@ -1,8 +1,9 @@
 /** release: gives a hold back (lua/release.lua); a repeat answers the same. Its units are free again in the same instant. */
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { ReleaseResult, SaleClock } from "../stores/scripts.ts";
+import type { SaleClock } from "../domain/hold.ts";
+import type { Sale } from "../domain/sale.ts";
+import type { ReleaseResult } from "../stores/replies.ts";
 
 export async function release(
   ctx: Pick<Context, "sales" | "scripts">,

@@ -3,9 +3,11 @@
  * that an operator takes upon himself, and each start says so loudly. Redis is looked at on every new connection, since a failover may
  * lead to another one; Postgres at the start.
  */
+
 import type { Logger } from "pino";
 import type { Sql } from "postgres";
-import { ConfigError, type UNSAFE_NAMES } from "../config.ts";
+import type { UNSAFE_NAMES } from "../config.ts";
+import { ConfigError } from "../domain/errors.ts";
 
 export interface Unsafe {
   /** As in ALLOW_UNSAFE. */

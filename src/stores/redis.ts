@@ -1,15 +1,7 @@
 import { Redis as Client, Cluster, type ClusterNode } from "ioredis";
 import type { Logger } from "pino";
+import { Unavailable } from "../domain/errors.ts";
 import { refusalFor, unsafeRedis } from "./preflight.ts";
-
-/** A store did not answer, or not in a state to be used. What was asked may or may not have been done. */
-export class Unavailable extends Error {
-  readonly retryAfterMs: number;
-  constructor(message: string, retryAfterMs = 1000, options?: ErrorOptions) {
-    super(message, options);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
 
 const COMMAND_TIMEOUT_MS = 2_000;
 const CONNECT_TIMEOUT_MS = 2_000;

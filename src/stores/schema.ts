@@ -15,37 +15,12 @@ import {
   uniqueIndex,
 } from "drizzle-orm/pg-core";
 import { ORDER_STATES, PAYMENT_STATES, STOCK_MOVE_STATES } from "../domain/lifecycle.ts";
-import type { Shop, Terms } from "../http/contract.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../domain/order.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const ms = (name: string) => bigint(name, { mode: "number" });
 const oneOf = (column: string, words: readonly string[]) =>
   sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
-
-export interface OrderLine {
-  sku: string;
-  quantity: number;
-  /** Minor units, tax included. */
-  unitPrice: number;
-  name: string;
-}
-export interface Contact {
-  email: string;
-  name: string;
-  phone?: string | undefined;
-}
-export interface ShipTo {
-  postalCode?: string | undefined;
-  address?: string | undefined;
-}
-
-/** What pages and mails say of a sale; nothing that decides depends on it. */
-export interface SaleDetails {
-  shop?: Shop | undefined;
-  terms?: Terms | undefined;
-  /** Of items that name none, and of the shipping fee. */
-  taxPercent: number;
-}
 
 /** Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start. */
 export const secrets = pgTable("secrets", {

@@ -1,12 +1,13 @@
 /** @jsxImportSource hono/jsx */
 /** The end-of-sale certificate: the audit as a page that an operator can print. */
+
 import type { Context as Http } from "hono";
 import type { FC } from "hono/jsx";
 import type { Language } from "../domain/language.ts";
 import { formatInstant } from "../domain/money.ts";
+import type { Sale } from "../domain/sale.ts";
 import type { Routes } from "../http/api.ts";
 import type { Audit } from "../recover/audit.ts";
-import type { Sale } from "../stores/sales.ts";
 import { type PageOptions, page } from "./layout.tsx";
 
 const WORDS = {

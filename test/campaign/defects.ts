@@ -340,7 +340,7 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "a sale of long ago is visited all the time",
-    "src/stores/sales.ts",
+    "src/domain/sale.ts",
     "Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS",
     "s.holdMs < 0",
     "sale",
