@@ -17,7 +17,7 @@ import { viewBegun, viewReservation } from "./views.ts";
 
 const PAY: RouteSpec = {
   method: "post",
-  path: "/v1/reservations/{id}/confirm",
+  path: "/v1/reservations/{id}/pay",
   priority: "finish",
   summary: "Pay for a reservation; repeating it makes one payment",
   tag: "Storefront",
@@ -38,9 +38,18 @@ const PAY: RouteSpec = {
   ],
 };
 
+/** The name that the route had first. Callers were written against it: it stays. */
+const CONFIRM: RouteSpec = {
+  ...PAY,
+  path: "/v1/reservations/{id}/confirm",
+  summary: "The same as /pay, under its first name",
+};
+
 export function payRoutes(door: ShopperDoor): void {
   const payOnce = payStage(door.ctx);
-  door.routes.hotRoute(PAY, (request) => pay(door, payOnce, request));
+  const handler = (request: HotRequest) => pay(door, payOnce, request);
+  door.routes.hotRoute(PAY, handler);
+  door.routes.hotRoute(CONFIRM, handler);
 }
 
 async function pay(door: ShopperDoor, payOnce: PayStage, request: HotRequest): Promise<Reply> {
