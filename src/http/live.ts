@@ -1,5 +1,5 @@
 /** What operators watch, as server-sent events: figures of the sales, requests of this node, the books; read once a second however many watch. */
-import { EventEmitter, on } from "node:events";
+import { EventEmitter } from "node:events";
 import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
 import type { Sale } from "../domain/sale.ts";
@@ -19,6 +19,8 @@ const POINTS_MAX = 900;
 const HISTORY_ITEMS_MAX = 20;
 const BOOKS_MS = 15_000;
 const WATCHERS_MAX = 50;
+/** Events that wait for one reader; each may be large. */
+const BEHIND_MAX = 30;
 /** So long after its end a sale is still watched: refunds and late mails belong to it. */
 const WATCHED_AFTER_MS = 7 * 86_400_000;
 
@@ -46,7 +48,7 @@ function watch(door: OperatorDoor, liveFigures: LiveFigures, c: Http): Response 
   door.check(c);
   if (liveFigures.isFull()) throw new Problem("OVERLOADED", "too many watch already");
   return events(c, async (stream, gone) => {
-    for await (const { event, data } of liveFigures.watch(AbortSignal.any([gone, door.ctx.draining]))) {
+    for await (const { event, data } of liveFigures.watch(gone)) {
       await stream.writeSSE({ event, data: JSON.stringify(data) });
     }
   });
@@ -91,6 +93,8 @@ export function makeLiveFigures(ctx: Context) {
   let books: Audit[] = [];
   let booksAt = Number.NEGATIVE_INFINITY;
   const tell = (watched: Watched) => heard.emit("watched", watched);
+  // Whoever watches hears of the drain by the same way as of everything else.
+  ctx.draining.addEventListener("abort", () => heard.emit("watched", null));
 
   async function sample(): Promise<void> {
     const sales = await Promise.all((await watchedSales(ctx)).map((s) => saleFigures(ctx, s)));
@@ -130,20 +134,49 @@ export function makeLiveFigures(ctx: Context) {
     booksMoved() {
       booksAt = Number.NEGATIVE_INFINITY;
     },
-    /** First the past, then each second, until the signal. */
-    async *watch(signal: AbortSignal): AsyncGenerator<Watched> {
+    /** First the past, then each second, until the signal, the drain, or a reader too slow to follow: who connects again has the past again. */
+    async *watch(gone: AbortSignal): AsyncGenerator<Watched> {
+      const past: Watched[] = [{ event: "history", data: points }];
+      if (books.length > 0) past.push({ event: "books", data: books });
       watchers++;
       try {
-        const stream = on(heard, "watched", { signal });
-        yield { event: "history", data: points };
-        if (books.length > 0) yield { event: "books", data: books };
         void run();
-        for await (const [next] of stream) yield next as Watched;
-      } catch (error) {
-        if (!signal.aborted) throw error;
+        yield* heardOf(heard, past, gone, ctx.draining);
       } finally {
         watchers--;
       }
     },
   };
+}
+
+/** What one reader is told: what is there already, then what is heard, until there is nobody to tell it to. */
+async function* heardOf(
+  heard: EventEmitter,
+  next: Watched[],
+  gone: AbortSignal,
+  draining: AbortSignal,
+): AsyncGenerator<Watched> {
+  let wake = () => {};
+  let behind = false;
+  const hear = (told: Watched | null) => {
+    if (next.length >= BEHIND_MAX) behind = true;
+    else if (told) next.push(told);
+    wake();
+  };
+  const leave = () => hear(null);
+  heard.on("watched", hear);
+  gone.addEventListener("abort", leave);
+  try {
+    while (!gone.aborted && !draining.aborted && !behind) {
+      const first = next.shift();
+      if (first) yield first;
+      else
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+    }
+  } finally {
+    heard.off("watched", hear);
+    gone.removeEventListener("abort", leave);
+  }
 }

@@ -147,7 +147,7 @@ async function settled(
 ): Promise<Reply> {
   const { ctx } = door;
   const until = Date.now() + waitMs;
-  const signal = waitMs > 0 ? AbortSignal.any([ctx.draining, request.gone()]) : ctx.draining;
+  const gone = waitMs > 0 ? request.gone() : ctx.draining;
   for (let seen = first; ; ) {
     const { hold, clock } = seen;
     if (hold.state === "confirmed") return answerHold(door, request.headers, 200, of, seen);
@@ -158,10 +158,10 @@ async function settled(
     }
     if (hold.state === "released" || hold.state === "expired") throw holdLost();
     const leftMs = until - Date.now();
-    const isOver =
-      leftMs <= 0 || signal.aborted || (await ctx.reads.payment(hold.reference))?.state === "action_required";
-    if (isOver) return answerHold(door, request.headers, 202, of, seen);
-    await ctx.changeHints.next(of.key, Math.min(leftMs, LOOK_MS), signal);
+    const noLonger = leftMs <= 0 || gone.aborted || ctx.draining.aborted;
+    if (noLonger || (await ctx.reads.payment(hold.reference))?.state === "action_required")
+      return answerHold(door, request.headers, 202, of, seen);
+    await ctx.changeHints.next(of.key, Math.min(leftMs, LOOK_MS), gone);
     seen = await readHold(ctx, of.sale, of.key);
   }
 }

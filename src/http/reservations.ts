@@ -224,7 +224,7 @@ async function tellChanges(
       await stream.write(": still here\n\n");
       toldAt = Date.now();
     }
-    await changeHints.next(key, LOOK_MS, AbortSignal.any([gone, draining]));
+    await changeHints.next(key, LOOK_MS, gone);
     try {
       view = await readView(door, sale, key);
     } catch (error) {
