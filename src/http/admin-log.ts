@@ -5,16 +5,19 @@ import { adminLog } from "../stores/schema.ts";
 import * as contract from "./contract.ts";
 import { check } from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import type { RouteSpec } from "./route-spec.ts";
 
 const READ_LOG: RouteSpec = {
   method: "get",
   path: "/v1/admin/log",
+  operationId: "readLog",
   summary: "What operators did, newest first",
+  description: "One entry for each change, with what was asked for.",
   tag: "Operator",
   who: "admin",
   query: contract.logQuery,
-  answers: { 200: { description: "the trail", schema: contract.logView } },
+  answers: { 200: { description: "the trail", content: { schema: contract.logView, example: examples.log } } },
   problems: ["INVALID_REQUEST"],
 };
 

@@ -5,9 +5,11 @@ import type { Context } from "../context.ts";
 import { referenceOfOrder } from "../domain/ids.ts";
 import { beginRefund } from "../stages/refund.ts";
 import { orders } from "../stores/schema.ts";
+import { mailQueuedView } from "./admin-contract.ts";
 import * as contract from "./contract.ts";
 import { check } from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import { ordersCsv } from "./orders-csv.ts";
 import { invalid, Problem } from "./problem.ts";
 import { prefers } from "./requests.ts";
@@ -20,9 +22,18 @@ const LIST_ORDERS: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/admin/orders",
+  operationId: "listOrders",
   summary: "Orders, newest first; as text/csv one row a line",
+  description:
+    "Page by page with `cursor`; `format=csv` or `Accept: text/csv` answers all of them. An order is there once it is recorded, each exactly once.",
   query: contract.ordersQuery,
-  answers: { 200: { description: "orders", schema: contract.ordersView } },
+  answers: {
+    200: {
+      description: "orders",
+      content: { schema: contract.ordersView, example: examples.orders },
+      texts: { "text/csv": examples.ordersCsv },
+    },
+  },
   problems: ["INVALID_REQUEST"],
 };
 
@@ -30,18 +41,29 @@ const REFUND: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/admin/orders/{id}/refund",
+  operationId: "refundOrder",
   summary: "Refund an order, and put its units back on sale or not",
+  description: "Idempotent. Units are put back on sale, if at all, when the gateway has said that the money is back.",
   body: contract.refundBody,
-  answers: { 202: { description: "refunding, or refunded already", schema: contract.orderView } },
+  bodyExample: examples.refund,
+  answers: {
+    202: {
+      description: "refunding, or refunded already",
+      content: { schema: contract.orderView, example: examples.refunding },
+    },
+  },
 };
 
 const RESEND_MAIL: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/admin/orders/{id}/mail",
+  operationId: "resendMail",
   summary: "Send the order's confirmation mail once more, under a new message id",
+  description: "Two presses at the same moment send one.",
   body: contract.resendBody,
-  answers: { 202: { description: "queued", schema: contract.anyObject } },
+  bodyExample: examples.resendMail,
+  answers: { 202: { description: "queued", content: { schema: mailQueuedView, example: examples.mailQueued } } },
 };
 
 export function adminOrderRoutes(door: OperatorDoor): void {

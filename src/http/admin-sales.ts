@@ -4,9 +4,11 @@ import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
 import { reconcileOnce } from "../recover/reconcile.ts";
 import { topUp } from "../stages/top-up.ts";
+import * as admin from "./admin-contract.ts";
 import * as contract from "./contract.ts";
 import { check, checkIdempotencyKey } from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import type { InstantRefusals } from "./instant-refusals.ts";
 import { findSale } from "./lookups.ts";
 import { Problem } from "./problem.ts";
@@ -21,11 +23,17 @@ const CREATE_SALE: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/admin/sales",
+  operationId: "createSale",
   summary: "Create a sale",
+  description: "Idempotent by id and body: the same again answers the sale, another body under the same id is refused.",
   body: contract.saleBody,
+  bodyExample: examples.createSale,
   answers: {
-    201: { description: "created", schema: contract.anyObject },
-    200: { description: "the same was created before", schema: contract.anyObject },
+    201: { description: "created", content: { schema: admin.saleFiguresView, example: examples.saleFigures } },
+    200: {
+      description: "the same was created before",
+      content: { schema: admin.saleFiguresView, example: examples.saleFigures },
+    },
   },
   problems: ["SALE_EXISTS"],
 };
@@ -34,35 +42,54 @@ const LIST_SALES: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/admin/sales",
+  operationId: "listSales",
   summary: "All sales with their figures",
-  answers: { 200: { description: "sales", schema: contract.anyObject } },
+  description: "In the order in which they were created.",
+  answers: {
+    200: { description: "sales", content: { schema: admin.salesFiguresView, example: examples.salesFigures } },
+  },
 };
 
 const READ_SALE: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/admin/sales/{saleId}",
+  operationId: "readSaleFigures",
   summary: "A sale with its figures",
-  answers: { 200: { description: "the sale", schema: contract.anyObject } },
+  description: "Settings, units by item, gates, open payments, journal and outbox.",
+  answers: {
+    200: { description: "the sale", content: { schema: admin.saleFiguresView, example: examples.saleFigures } },
+  },
 };
 
 const PATCH_SALE: RouteSpec = {
   ...who,
   method: "patch",
   path: "/v1/admin/sales/{saleId}",
+  operationId: "patchSale",
   summary: "Pause or resume reserving and paying, close, extend every live hold; correct names and texts",
+  description:
+    "Paused paying stops the clocks of all holds; resumed, every deadline moves by as long. `closesAt` in the past closes.",
   body: contract.patchBody,
-  answers: { 200: { description: "the sale", schema: contract.anyObject } },
+  bodyExample: examples.patchSale,
+  answers: {
+    200: { description: "the sale", content: { schema: admin.saleFiguresView, example: examples.saleFigures } },
+  },
 };
 
 const TOP_UP: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/admin/sales/{saleId}/items/{sku}/stock",
+  operationId: "topUp",
   summary: "Top-up: put units on sale, or take free ones away",
-  headers: { "Idempotency-Key": "applied once per key" },
+  description: "Never below what is held or sold. The same `Idempotency-Key` answers the first result again.",
+  headers: { "Idempotency-Key": contract.IDEMPOTENCY_KEY_HEADER },
   body: contract.topUpBody,
-  answers: { 200: { description: "the item's figures", schema: contract.anyObject } },
+  bodyExample: examples.topUp,
+  answers: {
+    200: { description: "the item's figures", content: { schema: admin.toppedUpView, example: examples.toppedUp } },
+  },
   problems: ["BELOW_COMMITTED", "IDEMPOTENCY_MISMATCH"],
 };
 
@@ -70,16 +97,30 @@ const AUDIT_SALE: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/admin/sales/{saleId}/audit",
+  operationId: "auditSale",
   summary: "The books; as text/html the certificate",
-  answers: { 200: { description: "the books", schema: contract.anyObject } },
+  description:
+    "Over Redis, Postgres, the gateways' own ledgers and the outbox, read until they agree or a difference stands. `Accept: text/html` is answered with the certificate.",
+  answers: {
+    200: {
+      description: "the books",
+      content: { schema: admin.auditView, example: examples.audit },
+      texts: { "text/html": examples.certificate },
+    },
+  },
 };
 
 const RECONCILE: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/admin/sales/{saleId}/reconcile",
+  operationId: "reconcile",
   summary: "Run reconcile now",
-  answers: { 200: { description: "what it did", schema: contract.anyObject } },
+  description:
+    "Finishes what a crash or a lost answer left open, of all sales; the service does so by itself all the time.",
+  answers: {
+    200: { description: "what it did", content: { schema: admin.reconciledView, example: examples.reconciled } },
+  },
 };
 
 /** The books as a page that can be kept as a file. Made by who makes pages. */

@@ -42,6 +42,7 @@ export const confirmBody = z
 /** A text of the shop's, in one language for everyone or in both. */
 const ownText = (max: number) =>
   z.union([text(max).min(1), z.strictObject({ ja: text(max).min(1), en: text(max).min(1) })]);
+const language = z.enum(["ja", "en"]);
 /** Whole percent, contained in the prices (総額). */
 const taxPercent = z.number().int().min(0).max(100);
 
@@ -85,7 +86,7 @@ export const saleBody = z
     maxUnitsPerCustomer: z.number().int().min(1).max(1_000_000),
     gateways: z.array(text(32).min(1)).min(1).max(10).optional(),
     shippingFee: money.optional(),
-    language: z.enum(["ja", "en"]).optional(),
+    language: language.optional(),
     shop: shopBody.optional(),
     terms: termsBody.optional(),
     taxPercent: taxPercent
@@ -166,12 +167,13 @@ export const logQuery = z.strictObject({
 
 // ---- answers -------------------------------------------------------------------------------------------------------
 
+const saleStatusOf = z.enum(["scheduled", "open", "paused", "closed"]);
 const priced = z.object({ sku: z.string(), quantity: z.number().int(), unitPrice: money });
 export const saleView = z
   .object({
     id: z.string(),
     name: z.string(),
-    status: z.enum(["scheduled", "open", "paused", "closed"]),
+    status: saleStatusOf,
     opensAt: instant,
     closesAt: instant,
     serverTime: instant,
@@ -247,7 +249,10 @@ export const logView = z
     ),
   })
   .openapi("AdminLog");
-export const anyObject = z.record(z.string(), z.unknown());
+export const aliveView = z.object({ status: z.literal("ok") }).openapi("Alive");
+export const readyView = z.object({ status: z.literal("ready") }).openapi("Ready");
+
+export { currency, durationMs, instant, language, money, saleStatusOf, taxPercent };
 
 // ---- checks --------------------------------------------------------------------------------------------------------
 
@@ -308,6 +313,12 @@ function checkLine(line: unknown, i: number, errors: FieldError[]): void {
   }
 }
 
+/** As the document tells it. */
+export const IDEMPOTENCY_KEY_HEADER = {
+  description: "1-64 visible ASCII characters; the same key again is the same request, done once",
+  required: true,
+  example: "cart-4711",
+};
 const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,64}$/;
 export function checkIdempotencyKey(header: string | undefined): string {
   if (header !== undefined && IDEMPOTENCY_KEY.test(header)) return header;

@@ -5,6 +5,7 @@ import type { Context } from "../context.ts";
 import { orders } from "../stores/schema.ts";
 import type { Routes } from "./api.ts";
 import * as contract from "./contract.ts";
+import * as examples from "./examples.ts";
 import { Problem } from "./problem.ts";
 import type { RouteSpec } from "./route-spec.ts";
 
@@ -14,16 +15,21 @@ const ALIVE: RouteSpec = {
   ...who,
   method: "get",
   path: "/healthz",
+  operationId: "isAlive",
   summary: "The process is alive",
-  answers: { 200: { description: "alive", schema: contract.anyObject } },
+  description: "Asks nobody: a process that answers is alive.",
+  answers: { 200: { description: "alive", content: { schema: contract.aliveView, example: examples.alive } } },
 };
 
 const READY: RouteSpec = {
   ...who,
   method: "get",
   path: "/readyz",
+  operationId: "isReady",
   summary: "Stores are reachable, epochs agree, not draining",
-  answers: { 200: { description: "ready", schema: contract.anyObject } },
+  description:
+    "503 while Redis or Postgres does not answer, while a sale is being rebuilt, and while the process drains.",
+  answers: { 200: { description: "ready", content: { schema: contract.readyView, example: examples.ready } } },
 };
 
 const REDIS_MS_MAX = 500;

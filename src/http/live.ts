@@ -4,9 +4,10 @@ import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
 import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
+import { liveEventView } from "./admin-contract.ts";
 import { events } from "./answers.ts";
-import * as contract from "./contract.ts";
 import type { OperatorDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import { Problem } from "./problem.ts";
 import { makeRequestRates, type Rates } from "./request-rates.ts";
 import type { RouteSpec } from "./route-spec.ts";
@@ -27,14 +28,17 @@ const WATCHED_AFTER_MS = 7 * 86_400_000;
 const WATCH: RouteSpec = {
   method: "get",
   path: "/v1/admin/events",
-  summary: "SaleFigures of all sales that have not been over for a week as server-sent events, once a second",
+  operationId: "watchSales",
+  summary: "Figures of all sales that have not been over for a week as server-sent events, once a second",
+  description:
+    "For a cockpit: read once a second however many watch, at most 50 a process. A reader too slow to follow is let go, and has the past again when it comes back.",
   tag: "Operator",
   who: "admin",
   answers: {
     200: {
       description:
         "`event: figures` once a second; before the first `event: history`, the last quarter of an hour; `event: books`, the audits, now and then",
-      schema: contract.anyObject,
+      content: { schema: liveEventView, example: examples.live },
       type: "text/event-stream",
     },
   },

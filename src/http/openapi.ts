@@ -3,8 +3,18 @@ import type { Routes } from "./api.ts";
 
 const HEAD = {
   openapi: "3.1.0",
-  info: { title: "Fukubukuro", version: "1", description: "Inventory service for flash sales" },
+  info: {
+    title: "Fukubukuro",
+    version: "1",
+    description: "Inventory service for flash sales",
+    license: { name: "MIT", identifier: "MIT" },
+  },
   servers: [{ url: "/" }],
+  tags: [
+    { name: "Storefront", description: "what a shop's page or server calls for a shopper" },
+    { name: "Operator", description: "what who runs a sale calls; every change leaves an entry in the log" },
+    { name: "Operations", description: "what runs the service rather than a sale" },
+  ],
 };
 
 /** Last: it tells of every route that was made before. */

@@ -4,6 +4,7 @@ import { orderIdOf, referenceOfOrder } from "../domain/ids.ts";
 import { findPayment } from "../payments/rows.ts";
 import * as contract from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import { Problem } from "./problem.ts";
 import { incomingOf } from "./requests.ts";
 import type { RouteSpec } from "./route-spec.ts";
@@ -12,11 +13,13 @@ import { findOrder, viewOrders } from "./views.ts";
 const READ_ORDER: RouteSpec = {
   method: "get",
   path: "/v1/orders/{orderId}",
+  operationId: "readOrder",
   priority: "read",
   summary: "The caller's recorded order",
+  description: "404 with `Retry-After` while the order of a confirmed reservation is being written.",
   tag: "Storefront",
   who: "shopper",
-  answers: { 200: { description: "the order", schema: contract.orderView } },
+  answers: { 200: { description: "the order", content: { schema: contract.orderView, example: examples.order } } },
 };
 /** An order that is being written is there in about this time. */
 const WRITTEN_SOON_MS = 500;

@@ -7,6 +7,7 @@ import { type Paid, type PayRequest, type PayStage, payStage } from "../stages/p
 import * as contract from "./contract.ts";
 import { check } from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import type { HotRequest, Reply } from "./fast-path.ts";
 import { findReservation, holdLost, readHold } from "./lookups.ts";
 import { invalid, Problem } from "./problem.ts";
@@ -18,15 +19,25 @@ import { viewBegun, viewReservation } from "./views.ts";
 const PAY: RouteSpec = {
   method: "post",
   path: "/v1/reservations/{id}/pay",
+  operationId: "payReservation",
   priority: "finish",
   summary: "Pay for a reservation; repeating it makes one payment",
+  description:
+    "Answers 202 once the payment is written down; `Prefer: wait` waits for its end. Repeated while paying or after it, it joins what is there; after a decline another token is another try.",
   tag: "Storefront",
   who: "shopper",
-  headers: { Prefer: "`wait=10` holds the answer up to that many seconds, 30 at most" },
+  headers: {
+    Prefer: {
+      description: "`wait=10` holds the answer up to that many seconds, 30 at most",
+      required: false,
+      example: "wait=10",
+    },
+  },
   body: contract.confirmBody,
+  bodyExample: examples.pay,
   answers: {
-    202: { description: "paying", schema: contract.reservationView },
-    200: { description: "confirmed", schema: contract.reservationView },
+    202: { description: "paying", content: { schema: contract.reservationView, example: examples.paying } },
+    200: { description: "confirmed", content: { schema: contract.reservationView, example: examples.confirmed } },
   },
   problems: [
     "PAYMENT_DECLINED",
@@ -42,7 +53,9 @@ const PAY: RouteSpec = {
 const CONFIRM: RouteSpec = {
   ...PAY,
   path: "/v1/reservations/{id}/confirm",
+  operationId: "confirmReservation",
   summary: "The same as /pay, under its first name",
+  description: "Callers of before go on using it; it stays.",
 };
 
 export function payRoutes(door: ShopperDoor): void {

@@ -11,6 +11,7 @@ import { events } from "./answers.ts";
 import * as contract from "./contract.ts";
 import { checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import type { HotRequest, Reply } from "./fast-path.ts";
 import { type InstantRefusals, notOpen, refusalOf } from "./instant-refusals.ts";
 import { findReservation, findSale, holdLost, readHold } from "./lookups.ts";
@@ -29,17 +30,19 @@ const RESERVE: RouteSpec = {
   ...who,
   method: "post",
   path: "/v1/sales/{saleId}/reservations",
+  operationId: "reserve",
   priority: "reserve",
   summary: "Reserve: all lines or none, for a limited time",
-  headers: {
-    "Idempotency-Key": "1-64 visible ASCII characters; the same key from the same customer is the same reservation",
-  },
+  description:
+    "The same `Idempotency-Key` from the same customer is the same reservation, in its present state, however often it is sent: repeat after a lost answer.",
+  headers: { "Idempotency-Key": contract.IDEMPOTENCY_KEY_HEADER },
   body: contract.reserveBody,
+  bodyExample: examples.reserve,
   answers: {
-    201: { description: "held", schema: contract.reservationView },
+    201: { description: "held", content: { schema: contract.reservationView, example: examples.held } },
     200: {
       description: "the same key before: the reservation in its present state; header `Idempotent-Replay: true`",
-      schema: contract.reservationView,
+      content: { schema: contract.reservationView, example: examples.confirmed },
     },
   },
   problems: [
@@ -58,18 +61,30 @@ const LIST_RESERVATIONS: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/sales/{saleId}/reservations",
+  operationId: "listReservations",
   priority: "read",
   summary: "The caller's own reservations, newest first",
-  answers: { 200: { description: "reservations", schema: contract.reservationsView } },
+  description: "The way back after a closed tab: whatever the caller holds, held or has paid for in this sale.",
+  answers: {
+    200: {
+      description: "reservations",
+      content: { schema: contract.reservationsView, example: examples.reservations },
+    },
+  },
 };
 
 const READ_RESERVATION: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/reservations/{id}",
+  operationId: "readReservation",
   priority: "read",
   summary: "A reservation, with its payment and place in the line while paying",
-  answers: { 200: { description: "the reservation", schema: contract.reservationView } },
+  description:
+    "`payment` is there while paying, and after a decline; `recorded` once the order is written. While paying there is no `expiresAt`.",
+  answers: {
+    200: { description: "the reservation", content: { schema: contract.reservationView, example: examples.paying } },
+  },
   problems: ["HOLD_LOST"],
 };
 
@@ -77,11 +92,14 @@ const FOLLOW_RESERVATION: RouteSpec = {
   ...who,
   method: "get",
   path: "/v1/reservations/{id}/events",
+  operationId: "followReservation",
   summary: "The reservation as server-sent events, until a final state",
+  description:
+    "First as it is, then at each change, with a comment every 15 s; ends after a final state. The token goes into the header, so browsers read it with fetch.",
   answers: {
     200: {
       description: "`event: reservation`, `data:` the reservation",
-      schema: contract.reservationView,
+      content: { schema: contract.reservationView, example: examples.paying },
       type: "text/event-stream",
     },
   },
@@ -92,9 +110,16 @@ const RELEASE: RouteSpec = {
   ...who,
   method: "delete",
   path: "/v1/reservations/{id}",
+  operationId: "releaseReservation",
   priority: "finish",
   summary: "Release: give a hold back",
-  answers: { 200: { description: "released, also when repeated", schema: contract.reservationView } },
+  description: "The units are free at once. What is being paid for, or was, is not given back.",
+  answers: {
+    200: {
+      description: "released, also when repeated",
+      content: { schema: contract.reservationView, example: examples.released },
+    },
+  },
   problems: ["RESERVATION_EXPIRED", "PAYMENT_IN_PROGRESS", "ALREADY_CONFIRMED", "HOLD_LOST"],
 };
 

@@ -44,6 +44,17 @@ export async function saleFigures(ctx: FiguresContext, sale: Sale) {
   };
 }
 
+export interface ItemFigures {
+  sku: string;
+  name?: string | undefined;
+  unitPrice?: number | undefined;
+  granted: number;
+  free: number;
+  held: number;
+  claimed: number;
+  sold: number;
+}
+
 type ItemRow = { sku: string; granted: number; claimed: number; claimed_live: number; sold: number };
 
 const readItems = (ctx: FiguresContext, saleId: string) =>
@@ -59,7 +70,7 @@ const readItems = (ctx: FiguresContext, saleId: string) =>
     from items i left join ordered using (sku) left join unsettled using (sku) where i.sale_id = ${saleId} order by i.position`);
 
 /** Held is what is live in Redis less that of which the units are already claimed in Postgres; the audit reads more carefully. */
-function itemFigures(sale: Sale, row: ItemRow, units: { free: number; live: number }) {
+function itemFigures(sale: Sale, row: ItemRow, units: { free: number; live: number }): ItemFigures {
   const item = sale.items.get(row.sku);
   return {
     sku: row.sku,

@@ -2,6 +2,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import * as contract from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import type { HotRequest, Reply } from "./fast-path.ts";
 import { findSale } from "./lookups.ts";
 import type { RouteSpec } from "./route-spec.ts";
@@ -10,12 +11,15 @@ import { type SaleText, type SaleViewer, saleViewer } from "./views.ts";
 const READ_SALE: RouteSpec = {
   method: "get",
   path: "/v1/sales/{saleId}",
+  operationId: "readSale",
   priority: "read",
   summary: "A sale with live availability, at most 250 ms old",
+  description:
+    "Made at most every 250 ms, however many look. `ETag` and `If-None-Match` save the body while nothing has changed.",
   tag: "Storefront",
   who: "anyone",
   answers: {
-    200: { description: "the sale", schema: contract.saleView },
+    200: { description: "the sale", content: { schema: contract.saleView, example: examples.sale } },
     304: { description: "unchanged since the given ETag" },
   },
 };
