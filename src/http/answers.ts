@@ -3,9 +3,9 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
 import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
-import { NoSuchItem, Overloaded, Unavailable } from "../domain/errors.ts";
+import { NoSuchItem, NotStorable, Overloaded, Unavailable } from "../domain/errors.ts";
 import type { Reply } from "./fast-path.ts";
-import { Problem, problemAnswer } from "./problem.ts";
+import { invalid, Problem, problemAnswer } from "./problem.ts";
 import { headerOf, incomingOf } from "./requests.ts";
 
 /** What every answer carries; there is nothing here that a browser should run, frame or guess at. */
@@ -117,13 +117,24 @@ export function makeAnswers(ctx: Pick<Context, "config" | "log" | "draining">) {
   const refuse = (asked: IncomingHttpHeaders, path: string, error: unknown): Reply =>
     problem(asked, problemOf(ctx.log, path, error));
 
-  return { reply, json, send, refuse };
+  /** An event stream, with the headers every answer carries. `gone` aborts when the reader has gone away. */
+  function events(c: Http, write: (stream: SSEStreamingApi, gone: AbortSignal) => Promise<void>): Response {
+    for (const [name, value] of Object.entries(headersOf(incomingOf(c).headers, {}))) c.header(name, value);
+    return streamSSE(c, (stream) => {
+      const gone = new AbortController();
+      stream.onAbort(() => gone.abort());
+      return write(stream, gone.signal);
+    });
+  }
+
+  return { reply, json, send, events, refuse };
 }
 
 /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
 function problemOf(log: Context["log"], path: string, error: unknown): Problem {
   if (error instanceof Problem) return error;
   if (error instanceof NoSuchItem) return new Problem("NOT_FOUND", error.message);
+  if (error instanceof NotStorable) return invalid([{ path: error.path, message: error.message }]);
   if (error instanceof Overloaded) return new Problem("OVERLOADED", error.message);
   if (error instanceof Unavailable) {
     log.warn({ err: error, path }, "unavailable");
@@ -135,15 +146,6 @@ function problemOf(log: Context["log"], path: string, error: unknown): Problem {
   }
   log.error({ err: error, path }, "unexpected error");
   return new Problem("INTERNAL_ERROR", "Something went wrong on our side; tell us the request id.");
-}
-
-/** An event stream. `gone` aborts when the reader has gone away. */
-export function events(c: Http, write: (stream: SSEStreamingApi, gone: AbortSignal) => Promise<void>): Response {
-  return streamSSE(c, (stream) => {
-    const gone = new AbortController();
-    stream.onAbort(() => gone.abort());
-    return write(stream, gone.signal);
-  });
 }
 
 export function toResponse(r: Reply): Response {

@@ -19,7 +19,7 @@ const ANSWER_MS_MAX = 10_000;
 /** An audit reads several times, and the gateway's whole list. */
 const ADMIN_ANSWER_MS_MAX = 60_000;
 
-export interface Routes extends Pick<Answers, "reply" | "json" | "send"> {
+export interface Routes extends Pick<Answers, "reply" | "json" | "send" | "events"> {
   app: OpenAPIHono;
   /** All routes of the document, in the order in which they were made. */
   specs: RouteSpec[];
@@ -63,6 +63,7 @@ export function makeRoutes(ctx: RoutesContext): Routes {
     reply: answers.reply,
     json: answers.json,
     send: answers.send,
+    events: answers.events,
     fastPath: fastPath.take,
     route(spec, handler) {
       register(spec);

@@ -5,7 +5,6 @@ import type { Context } from "../context.ts";
 import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
 import { liveEventView } from "./admin-contract.ts";
-import { events } from "./answers.ts";
 import type { OperatorDoor } from "./doors.ts";
 import * as examples from "./examples.ts";
 import { Problem } from "./problem.ts";
@@ -51,7 +50,7 @@ export function liveRoute(door: OperatorDoor, liveFigures: LiveFigures): void {
 function watch(door: OperatorDoor, liveFigures: LiveFigures, c: Http): Response {
   door.check(c);
   if (liveFigures.isFull()) throw new Problem("OVERLOADED", "too many watch already");
-  return events(c, async (stream, gone) => {
+  return door.routes.events(c, async (stream, gone) => {
     for await (const { event, data } of liveFigures.watch(gone)) {
       await stream.writeSSE({ event, data: JSON.stringify(data) });
     }

@@ -7,7 +7,6 @@ import { orderIdOf } from "../domain/ids.ts";
 import { cartOf, type Sale } from "../domain/sale.ts";
 import { release } from "../stages/release.ts";
 import { type ReserveRequest, type ReserveStage, reserveStage } from "../stages/reserve.ts";
-import { events } from "./answers.ts";
 import * as contract from "./contract.ts";
 import { checkIdempotencyKey, checkReserveBody } from "./contract.ts";
 import type { ShopperDoor } from "./doors.ts";
@@ -223,8 +222,7 @@ async function readReservation(door: ShopperDoor, c: Http): Promise<Response> {
 async function followReservation(door: ShopperDoor, c: Http): Promise<Response> {
   const { sale, id } = await askedFor(door, c);
   const first = await readView(door, sale, id.key);
-  c.header("x-content-type-options", "nosniff");
-  return events(c, (stream, gone) => tellChanges(door, sale, id.key, first, stream, gone));
+  return door.routes.events(c, (stream, gone) => tellChanges(door, sale, id.key, first, stream, gone));
 }
 
 async function tellChanges(
