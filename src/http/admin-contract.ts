@@ -116,6 +116,7 @@ export const auditView: z.ZodType<Audit> = z
     saleId: z.string(),
     at: instant,
     ok: z.boolean(),
+    stoppedWhy: z.string().nullable().openapi({ description: "why the sale stands; null while it goes on" }),
     items: z.array(auditedItem),
     charges: z.object({ captured: count, refunded: count, withoutOrder: count, twice: count, amountDiffers: count }),
     orders: z.object({ recorded: count, withoutCharge: count }),
@@ -158,6 +159,7 @@ const liveFigures = z.object({
   sales: z.array(saleFiguresView).optional(),
   rates: ratesView.optional(),
   point: pointView.optional(),
+  stopped: z.array(z.string()).optional().openapi({ description: "sales that stand, each with the reason" }),
   unavailable: z.string().optional().openapi({ description: "why there are no figures this second" }),
 });
 

@@ -120,6 +120,7 @@ export const audit = {
   saleId: "ny2027",
   at: INSTANT,
   ok: true,
+  stoppedWhy: null,
   items: [
     {
       sku: "bag-m",

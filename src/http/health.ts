@@ -46,6 +46,8 @@ async function isReady(ctx: HealthContext, routes: Routes, c: Http): Promise<Res
   if (ctx.draining.aborted) throw new Problem("UNAVAILABLE", "draining");
   await ctx.redis.ready(REDIS_MS_MAX);
   await ctx.db.select({ id: orders.id }).from(orders).where(eq(orders.id, "")).limit(1);
+  const stopped = ctx.sales.allKnown().find((s) => s.stoppedWhy !== null);
+  if (stopped) throw new Problem("UNAVAILABLE", `${stopped.id} is stopped. ${stopped.stoppedWhy}`);
   const stale = ctx.sales.allKnown().filter((s) => !ctx.sales.isRecorded(s));
   if (stale.length > 0) throw new Problem("UNAVAILABLE", `rebuilding ${stale.map((s) => s.id).join(", ")}`);
   return routes.json(c, 200, { status: "ready" });

@@ -68,7 +68,14 @@ export type Watched =
   | { event: "history"; data: Point[] }
   | {
       event: "figures";
-      data: { at: string; sales?: SaleFigures[]; rates?: Rates; point?: Point; unavailable?: string };
+      data: {
+        at: string;
+        sales?: SaleFigures[];
+        rates?: Rates;
+        point?: Point;
+        unavailable?: string;
+        stopped?: string[];
+      };
     }
   | { event: "books"; data: Audit[] };
 
@@ -100,11 +107,14 @@ export function makeLiveFigures(ctx: Context) {
   ctx.draining.addEventListener("abort", () => heard.emit("watched", null));
 
   async function sample(): Promise<void> {
-    const sales = await Promise.all((await watchedSales(ctx)).map((s) => saleFigures(ctx, s)));
+    const watched = await watchedSales(ctx);
+    const stopped = watched.flatMap((s) => (s.stoppedWhy === null ? [] : [`${s.id}: ${s.stoppedWhy}`]));
+    const sales = await Promise.all(watched.filter((s) => s.stoppedWhy === null).map((s) => saleFigures(ctx, s)));
     const point = pointOf(await requestRates.read(), sales);
     points.push(point);
     if (points.length > POINTS_MAX) points.shift();
-    tell({ event: "figures", data: { at: new Date(point.atMs).toISOString(), sales, rates: point.rates, point } });
+    const at = new Date(point.atMs).toISOString();
+    tell({ event: "figures", data: { at, sales, rates: point.rates, point, stopped } });
   }
 
   async function readBooks(): Promise<void> {
