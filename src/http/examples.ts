@@ -138,7 +138,7 @@ export const audit = {
       putBack: 0,
     },
   ],
-  charges: { captured: 53, refunded: 0, withoutOrder: 0, twice: 0, amountDiffers: 0 },
+  charges: { captured: 53, refunded: 0, withoutOrder: 0, liabilities: 0, twice: 0, amountDiffers: 0 },
   orders: { recorded: 53, withoutCharge: 0 },
   mails: { queued: 1, sent: 52, failed: 0, withoutOrder: 0 },
   open: { paying: 2, unknown: 0, journalLag: 1, refunding: 0 },
