@@ -43,11 +43,16 @@ const url = (protocols: string[]) =>
     `must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`,
   );
 
+const GUESSABLE = "can be guessed; make one with: openssl rand -base64 32";
+/** Keeps out what people type in a hurry; it does not measure entropy. */
+const isHardToGuess = (token: string) => new Set(token).size >= 8 && !/change.?me|password|12345678/i.test(token);
+
 const GATEWAYS = ["sandbox", "cod"] as const;
 
 const schema = z.object({
   PORT: whole(3000, 0, 65535),
   HOST: z.string().min(1).default("127.0.0.1"),
+  NODE_ENV: z.string().optional(),
   REDIS_URL: z
     .string()
     .transform(list)
@@ -58,7 +63,7 @@ const schema = z.object({
   ADMIN_TOKEN: z
     .string()
     .transform(list)
-    .pipe(z.array(z.string().min(16, "needs at least 16 characters")).min(1))
+    .pipe(z.array(z.string().min(16, "needs at least 16 characters").refine(isHardToGuess, GUESSABLE)).min(1))
     .optional(),
   SHOPPER_TOKEN_SECRET: z
     .string()
@@ -111,6 +116,8 @@ type Env = z.infer<typeof schema>;
 export interface Config {
   port: number;
   host: string;
+  /** NODE_ENV is production: nothing is started that is only for trying out. */
+  production: boolean;
   redisUrls: string[] | undefined;
   databaseUrl: string | undefined;
   dataDir: string;
@@ -185,6 +192,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   return {
     port: e.PORT,
     host: e.HOST,
+    production: e.NODE_ENV === "production",
     redisUrls: e.REDIS_URL,
     databaseUrl: e.DATABASE_URL,
     dataDir: e.DATA_DIR,

@@ -15,6 +15,16 @@ export class Unavailable extends Error {
   }
 }
 
+/** A call reached Redis after its time and did nothing; the caller's idea of Redis' clock may be the cause. */
+export class ArrivedLate extends Unavailable {
+  /** Redis' clock when it arrived. */
+  readonly nowMs: number;
+  constructor(name: string, nowMs: number) {
+    super(`${name} reached Redis too late`);
+    this.nowMs = nowMs;
+  }
+}
+
 /** Refused because too much is waiting; nothing was done. */
 export class Overloaded extends Error {}
 

@@ -1,7 +1,7 @@
 /** The sales as this process knows them, and the one way to call a sale's transitions. */
 import { eq } from "drizzle-orm";
 import type { Logger } from "pino";
-import { StaleEpoch, Unavailable } from "../domain/errors.ts";
+import { ArrivedLate, StaleEpoch, Unavailable } from "../domain/errors.ts";
 import type { SaleClock } from "../domain/hold.ts";
 import type { Sale } from "../domain/sale.ts";
 import type { Db } from "./postgres.ts";
@@ -28,7 +28,8 @@ async function readSale(db: Db, where: SaleKey, known: (id: string) => Sale | un
   const itemRows = await db.select().from(items).where(eq(items.saleId, row.sales.id)).orderBy(items.position);
   const s = row.sales;
   const sale = known(s.id) ?? ({ seqSeen: 0, clockAheadMs: 0, clockReadAt: 0, epoch: -1 } as Sale);
-  if (sale.epoch !== row.epochs.epoch) sale.seqSeen = 0;
+  // Another epoch may be another Redis, with a clock of its own.
+  if (sale.epoch !== row.epochs.epoch) Object.assign(sale, { seqSeen: 0, clockAheadMs: 0 });
   return Object.assign(sale, {
     id: s.id,
     no: s.no,
@@ -151,14 +152,23 @@ export class Sales {
   async #once<T extends SaleClock>(sale: Sale, call: (s: Stamp) => Promise<T>): Promise<T> {
     if (!this.isRecorded(sale)) throw new StaleEpoch("", "another Redis instance");
     const [epoch, sentAt] = [sale.epoch, Date.now()];
-    const answer = await call(this.stamp(sale));
+    const answer = await call(this.stamp(sale)).catch((error) => {
+      if (!(error instanceof ArrivedLate)) throw error;
+      // Nothing was done. If Redis' clock went forward it is known now; if the call itself was slow, the caller still waits.
+      if (sale.epoch === epoch) this.#learnClock(sale, error.nowMs, sentAt);
+      return call(this.stamp(sale));
+    });
     if (sale.epoch === epoch) {
       if (answer.seq > sale.seqSeen) sale.seqSeen = answer.seq;
-      // Measured from before the call was sent, so never too small; +1 keeps it apart from "not known".
-      sale.clockAheadMs = answer.nowMs - sentAt + 1;
-      sale.clockReadAt = performance.now();
+      this.#learnClock(sale, answer.nowMs, sentAt);
     }
     return answer;
+  }
+
+  /** Measured from before the call was sent, so never too small; +1 keeps it apart from "not known". */
+  #learnClock(sale: Sale, redisNowMs: number, sentAt: number): void {
+    sale.clockAheadMs = redisNowMs - sentAt + 1;
+    sale.clockReadAt = performance.now();
   }
 
   /** Loads once however many ask; an unknown id is not asked for again within a second. */

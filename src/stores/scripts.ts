@@ -1,5 +1,5 @@
 /** One typed function per script of lua/. The scripts' headers are the contracts; replies.ts reads what they answer. */
-import { StaleEpoch, Unavailable } from "../domain/errors.ts";
+import { ArrivedLate, StaleEpoch } from "../domain/errors.ts";
 import { type Hold, packHold, parseHold } from "../domain/hold.ts";
 import { gateScripts } from "./gate-scripts.ts";
 import { saleKeys } from "./keys.ts";
@@ -45,13 +45,13 @@ type Transition = <T>(
   moreKeys?: string[],
 ) => Promise<replies.Answer<T[]>>;
 
-/** One transition of a sale; throws StaleEpoch, or Unavailable when it arrived too late or its outcome is not known. */
+/** One transition of a sale; throws StaleEpoch or ArrivedLate when nothing was done, Unavailable when that is not known. */
 function transitionsBy(run: RunScript): Transition {
   return async function transition(name, s, args, parse, moreKeys = []) {
     const keys = saleKeys(s.saleId).transitionKeys;
     const reply = await run(name, [...keys, ...moreKeys], [s.epoch, s.seqMin, s.notAfterMs, ...args]);
     if (reply[0] === "STALE_EPOCH") throw new StaleEpoch(reply[1] ?? "");
-    if (reply[0] === "LATE") throw new Unavailable(`${name} reached Redis too late`);
+    if (reply[0] === "LATE") throw new ArrivedLate(name, replies.wholeOf(reply[1], "Redis' clock"));
     const [word, now, seq, shift, paused] = reply;
     replies.wordOf(word, ["OK"]);
     const results = new Array<ReturnType<typeof parse>>(reply.length - 5);
