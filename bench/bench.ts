@@ -157,6 +157,7 @@ async function run(processes: number): Promise<Results> {
   };
   try {
     await measure(target, results);
+    if (target.memory) results.memory = await target.memory();
   } finally {
     await target.stop();
   }

@@ -266,7 +266,7 @@ export function makeApp(ctx: Context) {
             await stream.write(": still here\n\n");
             toldAt = Date.now();
           }
-          await ctx.changeHints.next(id.key, LOOK_MS, AbortSignal.any([gone.signal, ctx.draining]));
+          await ctx.changeHints.next(id.key, LOOK_MS, gone.signal);
           try {
             view = await readView(sale, id.key);
           } catch (error) {
@@ -394,7 +394,7 @@ export function makeApp(ctx: Context) {
     waitMs: number,
   ): Promise<Reply> {
     const until = Date.now() + waitMs;
-    const signal = waitMs > 0 ? AbortSignal.any([ctx.draining, request.gone()]) : ctx.draining;
+    const gone = waitMs > 0 ? request.gone() : ctx.draining;
     let [hold, clock] = [first, firstClock];
     const answer = async (status: number) =>
       routes.reply(request.headers, status, await viewReservation(ctx, sale, key, hold, clock));
@@ -407,9 +407,9 @@ export function makeApp(ctx: Context) {
       }
       if (hold.state === "released" || hold.state === "expired") throw lost();
       const leftMs = until - Date.now();
-      if (leftMs <= 0 || signal.aborted) return answer(202);
+      if (leftMs <= 0 || gone.aborted || ctx.draining.aborted) return answer(202);
       if ((await ctx.reads.payment(hold.reference))?.state === "action_required") return answer(202);
-      await ctx.changeHints.next(key, Math.min(leftMs, LOOK_MS), signal);
+      await ctx.changeHints.next(key, Math.min(leftMs, LOOK_MS), gone);
       ({ hold, clock } = await readHold(sale, key));
     }
   }

@@ -6,6 +6,7 @@ import { programOf, startGuarded } from "../src/local/processes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import { startProcess } from "./crash.ts";
+import { withInspector } from "./heap.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { ADMIN_TOKEN, pause, SECRET, until } from "./support.ts";
 
@@ -151,11 +152,12 @@ export class Servers {
       GATEWAY_LEASE_MS: "1000",
       RETRY_GRACE_MS: "3000",
       LOG_LEVEL: "info",
+      ...withInspector(),
     };
   }
 }
 
-const ROLES = ["api", "api", "worker", "worker"] as const;
+export const ROLES = ["api", "api", "worker", "worker"] as const;
 
 /** The service's processes: who is killed is started again. */
 export class Processes {

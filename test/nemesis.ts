@@ -8,8 +8,9 @@ import { join } from "node:path";
 import postgres from "postgres";
 import { faultsOf as wrongInBooks } from "./books.ts";
 import { type Disk, openDisk } from "./disk.ts";
+import { inspect, keptLine } from "./heap.ts";
 import { faultsOf, strike } from "./nemesis-faults.ts";
-import { Processes, Servers, type Stops } from "./nemesis-servers.ts";
+import { Processes, ROLES, Servers, type Stops } from "./nemesis-servers.ts";
 import { Shoppers } from "./nemesis-shoppers.ts";
 import { operator, pause, saleBodyOf, until } from "./support.ts";
 
@@ -26,6 +27,8 @@ export interface Verdict {
   done: string[];
   confirmed: number;
   lost: number;
+  /** What each process keeps at the end, in one line. */
+  memory: string;
 }
 
 export async function campaign(seed: number, ms: number, say: Say): Promise<Verdict> {
@@ -64,7 +67,9 @@ async function run(disk: Disk, stops: Stops, seed: number, ms: number, say: Say)
   if (confirmed < CONFIRMED_MIN) faults.push(`only ${confirmed} shoppers were told confirmed: the run is void`);
   if (faults.length > 0 && process.env.CAMPAIGN_KEEP)
     await keepEvidence(process.env.CAMPAIGN_KEEP, seed, faults, processes.output(), servers.postgres.url);
-  return { faults, done, confirmed, lost: shoppers.lost };
+  const memory = (await Promise.all(processes.all.map((p, i) => memoryOf(`${ROLES[i]} ${i}`, p.output())))).join("; ");
+  say(`  ${memory}`);
+  return { faults, done, confirmed, lost: shoppers.lost, memory };
 }
 
 async function openSale(processes: Processes): Promise<string> {
@@ -107,6 +112,18 @@ async function booksOf(
   };
   await until("the books to balance", balance, HEAL_MS_MAX).catch(() => {});
   return wrong;
+}
+
+/** After collections. A process that was started again a moment ago may not answer yet. */
+async function memoryOf(name: string, output: string): Promise<string> {
+  try {
+    const inspector = await inspect(output);
+    const kept = await inspector.kept();
+    inspector.close();
+    return keptLine(`${name}:`, kept);
+  } catch {
+    return `${name}: not to be read`;
+  }
 }
 
 /** CAMPAIGN_KEEP=folder: what the processes logged and what Postgres has, of a seed that failed. */

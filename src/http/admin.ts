@@ -318,7 +318,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, instantRefusal
       return streamSSE(c, async (stream) => {
         const gone = new AbortController();
         stream.onAbort(() => gone.abort());
-        for await (const { event, data } of liveFigures.watch(AbortSignal.any([gone.signal, ctx.draining]))) {
+        for await (const { event, data } of liveFigures.watch(gone.signal)) {
           await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });

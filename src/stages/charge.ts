@@ -140,10 +140,14 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
   const running = new Set<Promise<void>>();
   const breaker = makeBreaker();
   let toldOpen = false;
+  let freed = () => {};
   ctx.metrics.breaker.set({ gateway: gateway.name }, 0);
   while (!signal.aborted) {
     if (running.size >= breaker.width(gate.limit)) {
-      await Promise.race(running);
+      // Not a race of those that run: a slow one would keep every race that it lost.
+      await new Promise<void>((resolve) => {
+        freed = resolve;
+      });
       continue;
     }
     const waitMs = breaker.waitMs();
@@ -164,7 +168,10 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
         .catch((error) =>
           ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"),
         )
-        .finally(() => running.delete(one));
+        .finally(() => {
+          running.delete(one);
+          freed();
+        });
       running.add(one);
       continue;
     }
