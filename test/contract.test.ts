@@ -10,6 +10,7 @@ import { checkReserveBody, reserveBody } from "../src/http/contract.ts";
 import { PROBLEMS, type ProblemCode } from "../src/http/problem.ts";
 import { makeLog } from "../src/log.ts";
 import { payments } from "../src/stores/schema.ts";
+import { assertProperty } from "./replay.ts";
 import {
   ADMIN_TOKEN,
   CONTACT,
@@ -361,7 +362,7 @@ describe("bad input changes nothing and is told where it is wrong", () => {
   it("never answers 5xx and never moves stock, whatever JSON comes (fast-check)", async () => {
     const before = await stockNow();
     const paths = [`/v1/sales/${saleId}/reservations`, "/v1/reservations/rsv_1.0.x/confirm", "/v1/admin/sales"];
-    await fc.assert(
+    await assertProperty(
       fc.asyncProperty(
         fc.constantFrom(...paths),
         fc.oneof(
@@ -386,7 +387,7 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     expect(await stockNow()).toBe(before);
   });
 
-  it("the hand-compiled check of reserve agrees with its schema", () => {
+  it("the hand-compiled check of reserve agrees with its schema", async () => {
     const sku = fc.oneof(fc.constantFrom("bag", "a.b_c-d", "", "a b", "x".repeat(65), "{}"), fc.string());
     const quantity = fc.oneof(fc.integer({ min: -2, max: 101 }), fc.double(), fc.string(), fc.constant(null));
     const oneLine = fc.oneof(
@@ -418,7 +419,7 @@ describe("bad input changes nothing and is told where it is wrong", () => {
         },
       ),
     });
-    fc.assert(
+    await assertProperty(
       fc.property(fc.oneof(body, good), (b) => {
         const json = JSON.parse(JSON.stringify(b ?? null));
         const byHand = verdict(() => checkReserveBody(json));
@@ -427,7 +428,7 @@ describe("bad input changes nothing and is told where it is wrong", () => {
       }),
       { numRuns: 3000 },
     );
-    expect(accepted).toBeGreaterThan(100);
+    if (!process.env.FC_PATH) expect(accepted).toBeGreaterThan(100);
   });
 });
 
