@@ -65,6 +65,15 @@ describe("the client", () => {
     expectTypeOf<ConfirmRequest>().toExtend<z.input<typeof contract.confirmBody>>();
   });
 
+  it("calls the fetch it was given as a function, as a browser's own insists", async () => {
+    const strict = function (this: unknown, input: string | URL | Request, init?: RequestInit) {
+      if (this !== undefined && this !== globalThis) throw new TypeError("Illegal invocation");
+      return fetch(input, init);
+    };
+    const saleId = await saleWith();
+    expect((await clientOf("strict", { fetch: strict, giveUpMs: 0 }).sale(saleId)).id).toBe(saleId);
+  });
+
   it("reserves, pays, follows the payment to its order, and reads it", async () => {
     const saleId = await saleWith();
     const c = clientOf("whole");
