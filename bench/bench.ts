@@ -7,9 +7,10 @@ import { Command, InvalidArgumentError } from "commander";
 import { signShopperToken } from "../src/http/auth.ts";
 import { type Figures, load, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
+import { persistFigures } from "./persist.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
-import { persistFigures, scriptFigures } from "./stores.ts";
+import { scriptFigures } from "./scripts.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
 const number = (text: string) => {
