@@ -2,9 +2,10 @@
 import { join } from "node:path";
 import { nanoid } from "nanoid";
 import { startPostgres } from "../src/local/postgres.ts";
-import { programOf, startGuarded } from "../src/local/processes.ts";
+import { startGuarded } from "../src/local/processes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
+import { programOf } from "../src/places.ts";
 import { startProcess } from "./crash.ts";
 import { withInspector } from "./heap.ts";
 import { type Link, startProxy } from "./proxy.ts";

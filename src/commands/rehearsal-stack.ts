@@ -1,6 +1,5 @@
 /** The servers and the service of a rehearsal, in a folder of their own. What is struck down comes back at its port, over its data. */
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import { startMailbox } from "../local/mailbox.ts";
@@ -8,6 +7,7 @@ import { startPostgres } from "../local/postgres.ts";
 import { freePort, type Guarded, kill, startGuarded } from "../local/processes.ts";
 import { startRedis } from "../local/redis.ts";
 import { startSandboxProcess } from "../local/stack.ts";
+import { serviceProgram } from "../places.ts";
 
 export const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
@@ -58,8 +58,7 @@ export async function startStack(
 }
 
 async function startService(s: Omit<Stack, "service">): Promise<Guarded> {
-  const program = fileURLToPath(new URL("../fukubukuro.mjs", import.meta.url));
-  const one = startGuarded("service", [process.execPath, program, "serve"], {
+  const one = startGuarded("service", [...serviceProgram(), "serve"], {
     signal: "TERM",
     env: {
       PORT: String(s.port),

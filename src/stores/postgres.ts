@@ -6,6 +6,7 @@
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
+import { MIGRATIONS_FOLDER } from "../places.ts";
 import * as schema from "./schema.ts";
 
 export type Db = PostgresJsDatabase<typeof schema>;
@@ -166,7 +167,7 @@ export async function migrate(url: string): Promise<void> {
   try {
     // One at a time over all processes; the number is ours by choice.
     await sql`select pg_advisory_lock(20270101)`;
-    await runMigrations(drizzle(sql), { migrationsFolder: new URL("../../drizzle", import.meta.url).pathname });
+    await runMigrations(drizzle(sql), { migrationsFolder: MIGRATIONS_FOLDER });
   } finally {
     await sql.end({ timeout: 5 });
   }
