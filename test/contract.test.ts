@@ -5,40 +5,22 @@ import { readFileSync } from "node:fs";
 import { request as rawRequest } from "node:http";
 import fc from "fast-check";
 import { createSigner } from "fast-jwt";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { checkReserveBody, reserveBody } from "../src/http/contract.ts";
 import { PROBLEMS, type ProblemCode } from "../src/http/problem.ts";
 import { makeLog } from "../src/log.ts";
 import { payments } from "../src/stores/schema.ts";
 import { assertProperty } from "./replay.ts";
-import {
-  ADMIN_TOKEN,
-  CONTACT,
-  call,
-  inParallel,
-  makeWorld,
-  operator,
-  type Running,
-  SECRET,
-  saleBodyOf,
-  shopper,
-  until,
-  type World,
-} from "./support.ts";
+import { ADMIN_TOKEN, CONTACT, call, inParallel, operator, SECRET, saleBodyOf, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
+useWorld();
 let saleId: string;
 beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
   saleId = (
     await op.create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 1000 }], maxUnitsPerCustomer: 100 })
   ).body.id;
 });
-afterAll(() => world.close());
 
 const document = async () =>
   (
