@@ -1,35 +1,15 @@
 /** Random histories of the real scripts on a real Redis, beside a model of a few integers and maps. The books are checked after each step. */
 
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import fc from "fast-check";
-import { pino } from "pino";
-import { afterAll, beforeAll, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { parseHold } from "../src/domain/hold.ts";
 import { RESERVATION_TRANSITIONS, type ReservationState } from "../src/domain/lifecycle.ts";
-import { startRedis } from "../src/local/redis.ts";
 import { saleKeys } from "../src/stores/keys.ts";
-import { connectRedis, type Redis } from "../src/stores/redis.ts";
-import { makeScripts, type Scripts, type Stamp } from "../src/stores/scripts.ts";
+import type { Stamp } from "../src/stores/scripts.ts";
+import { redis, scripts, useScripts } from "./lone-redis.ts";
 import { assertProperty, commandsReplay } from "./replay.ts";
 
-let folder: string;
-let server: Awaited<ReturnType<typeof startRedis>>;
-let redis: Redis;
-let scripts: Scripts;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "fukubukuro-model-"));
-  server = await startRedis(folder, undefined, { fsync: "everysec", settings: ["enable-debug-command local"] });
-  redis = connectRedis([server.url], pino({ level: "silent" }));
-  await redis.ready(5000);
-  scripts = makeScripts(redis);
-});
-afterAll(async () => {
-  await redis.close();
-  await server.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+useScripts({ fsync: "everysec", settings: ["enable-debug-command local"] });
 
 const LIMIT = 3;
 const SKUS = ["a", "b"] as const;

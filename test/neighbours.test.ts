@@ -4,12 +4,11 @@ import { eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import { describe, expect, it } from "vitest";
 import { items } from "../src/stores/schema.ts";
-import { ADMIN_TOKEN, CONTACT, call, inParallel, saleBodyOf, shopper } from "./support.ts";
+import { ADMIN_TOKEN, bags, CONTACT, call, inParallel, saleBodyOf, shopper } from "./support.ts";
 import { api, op, useWorld } from "./world.ts";
 
 useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const saleWith = async (stock: number) => (await op.create({ items: bags(stock) })).body.id;
 /** What Postgres takes neither as text nor as JSON, and what no text of one line may have. */
 const UNFIT = ["\u0000", "\ud800", "\udc00\ud800", "\u0007", "\u001b[31m", "\u007f", "\u0085", "\u2028"];

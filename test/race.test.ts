@@ -1,12 +1,11 @@
 /** Everyone at once: what must hold when shoppers, clocks, operators and broken links meet in the same instant. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Link, startProxy } from "./proxy.ts";
-import { inParallel, makeWorld, operator, pause, type Running, shopper, until } from "./support.ts";
+import { bags, inParallel, makeWorld, operator, pause, type Running, shopper, until } from "./support.ts";
 import { api, op, useWorld, world } from "./world.ts";
 
 useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const times = <T>(n: number, f: (i: number) => Promise<T>) =>
   inParallel(
     n,

@@ -10,12 +10,11 @@ import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { epochs, items, orders, reservations } from "../src/stores/schema.ts";
-import { inParallel, makeWorld, operator, pause, saleBodyOf, shopper, until } from "./support.ts";
+import { bags, inParallel, makeWorld, operator, pause, saleBodyOf, shopper, until } from "./support.ts";
 import { api, op, useWorld, world } from "./world.ts";
 
 useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const ctx = () => api.service.ctx;
 const signal = () => {
   let give = () => {};

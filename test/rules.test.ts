@@ -23,14 +23,13 @@ import { mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.t
 import { settleHolds } from "../src/stages/settle-holds.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/stores/schema.ts";
-import { CONTACT, call, shopper, until } from "./support.ts";
+import { bags, CONTACT, call, shopper, until } from "./support.ts";
 import { api, op, useWorld, world } from "./world.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */
 useWorld({ ROLE: "api" });
 
 const ctx = () => api.service.ctx;
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const sandbox = () => ctx().gateways.get("sandbox") as Gateway;
 
 async function saleWith(stock: number) {

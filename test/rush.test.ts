@@ -2,12 +2,11 @@
 import { request } from "node:http";
 import { describe, expect, it } from "vitest";
 import { startProxy } from "./proxy.ts";
-import { call, inParallel, operator, shopper, until } from "./support.ts";
+import { bags, call, inParallel, operator, shopper, until } from "./support.ts";
 import { api, op, useWorld, world } from "./world.ts";
 
 useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 /** Calls of scripts that Redis has had so far. */
 async function scriptCalls(): Promise<number> {
   const stats = await (api.service.ctx.redis.client as { info(section: string): Promise<string> }).info("commandstats");
