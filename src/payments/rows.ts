@@ -5,15 +5,8 @@
 
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import { NotEnough, Unavailable } from "../domain/errors.ts";
-import {
-  assertPaymentStep,
-  PAYMENT_ENDED_UNPAID,
-  PAYMENT_OPEN,
-  type PaymentState,
-  paymentStatesBefore,
-} from "../domain/lifecycle.ts";
+import { assertPaymentStep, PAYMENT_ENDED_UNPAID, PAYMENT_OPEN, type PaymentState } from "../domain/lifecycle.ts";
 import type { OrderLine } from "../domain/order.ts";
-import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
 import { epochs, items, payments } from "../stores/schema.ts";
 
@@ -36,14 +29,16 @@ export const UNUSABLE = "unusable";
 
 /** Attention of a capture that came late and was honoured. */
 export const HONOURED = "captured late, and honoured";
+/** Attention of a capture that came late and is on its way back. */
+export const CAPTURED_LATE = "captured late";
+/** Told by the audit: the order stands, and the gateway's list has no such capture. */
+export const DENIED = "captured, and the gateway's list denies it";
 
-const LOOK_UP_MS = 1_000;
-/** The shopper is at the gateway's page; asked about this often, so that the way back is quick. */
-const ACTION_LOOK_UP_MS = 2_000;
-const LOOK_UP_MS_MAX = 30_000;
-const ATTENTION_LOOK_UP_MS = 600_000;
+/** Waits for a person's decision; the two notes above speak of what was done already. */
+export const needsPerson = sql`(attention is not null and attention not in (${HONOURED}, ${CAPTURED_LATE})
+  and state in ('sending', 'action_required', 'unknown', 'captured', 'refunding'))`;
 
-const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
+export const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 
 const COLUMNS = Object.entries(getTableColumns(payments)).map(
   ([property, column]) => [property as keyof NewPayment, column.name] as const,
@@ -319,6 +314,7 @@ export async function takeOver(
     .set({
       fence: sql`${payments.fence} + 1`,
       checkAt: inMs(nextLookMs),
+      lookedAt: sql`now()`,
       ...(sends && { sends: sql`${payments.sends} + 1`, sentAt: sql`now()` }),
     })
     .where(
@@ -326,129 +322,6 @@ export async function takeOver(
     )
     .returning();
   return row ?? null;
-}
-
-/**
- * Writes what the gateway said, under the fence it was asked with, and un-claims in the same transaction when it said
- * "no money". Answers the stored row, whoever wrote it.
- */
-export async function settlePayment(
-  db: Db,
-  asked: Payment,
-  answer: GatewayAnswer,
-  actionDeadlineMs: number,
-): Promise<Payment> {
-  const guarded = (to: PaymentState) =>
-    and(
-      eq(payments.reference, asked.reference),
-      eq(payments.fence, asked.fence),
-      inArray(payments.state, paymentStatesBefore(to).concat(to === asked.state ? [to] : [])),
-    );
-  // The older the question, the rarer it is asked.
-  const ageMs = asked.firstSentAt ? Date.now() - asked.firstSentAt.getTime() : 0;
-  const lookAgainMs = Math.min(Math.max(LOOK_UP_MS, ageMs / 4), LOOK_UP_MS_MAX);
-
-  await db.transaction(async (tx) => {
-    switch (answer.outcome) {
-      case "captured": {
-        const differs = answer.amount !== asked.amount || answer.currency !== asked.currency;
-        if (differs) {
-          // Money moved, but not what was asked for: the units stay claimed and a person decides.
-          const attention = `the gateway captured ${answer.amount} ${answer.currency} instead of ${asked.amount} ${asked.currency}`;
-          await tx
-            .update(payments)
-            .set({ state: "unknown", attention, chargeId: answer.chargeId, checkAt: inMs(ATTENTION_LOOK_UP_MS) })
-            .where(guarded("unknown"));
-          return;
-        }
-        await tx
-          .update(payments)
-          .set({
-            state: "captured",
-            chargeId: answer.chargeId,
-            token: null,
-            capturedAt: sql`now()`,
-            actionUrl: null,
-            checkAt: null,
-            attention: null,
-          })
-          .where(guarded("captured"));
-        return;
-      }
-      case "declined":
-      case "cancelled": {
-        const ended = await tx
-          .update(payments)
-          .set({
-            state: answer.outcome,
-            claimed: false,
-            token: null,
-            actionUrl: null,
-            checkAt: null,
-            endedAt: sql`now()`,
-            attention: null,
-            ...(answer.outcome === "declined" && { declineCode: answer.declineCode, chargeId: answer.chargeId }),
-          })
-          .where(guarded(answer.outcome))
-          .returning({ lines: payments.lines });
-        for (const row of ended) await unclaimUnits(tx, asked.saleId, row.lines);
-        return;
-      }
-      case "action_required":
-        await tx
-          .update(payments)
-          .set({
-            state: "action_required",
-            actionUrl: answer.actionUrl,
-            actionDeadline: sql`coalesce(${payments.actionDeadline}, ${inMs(actionDeadlineMs)})`,
-            checkAt: inMs(ACTION_LOOK_UP_MS),
-          })
-          .where(guarded("action_required"));
-        return;
-      case "unknown":
-        // Waiting for the shopper's approval stays what it is when only a look-up failed.
-        if (asked.state === "action_required")
-          await tx
-            .update(payments)
-            .set({ checkAt: inMs(lookAgainMs) })
-            .where(guarded("action_required"));
-        else
-          await tx
-            .update(payments)
-            .set({ state: "unknown", checkAt: inMs(lookAgainMs) })
-            .where(guarded("unknown"));
-        return;
-      case "pending":
-      case "not_found":
-      case "not_done": {
-        // Known not to have been done: it does not count as sent, and need not wait for a lease.
-        const notSent = answer.outcome === "not_done" && {
-          sends: sql`greatest(${payments.sends} - 1, 0)`,
-          sentAt: null,
-        };
-        await tx
-          .update(payments)
-          .set({ checkAt: inMs(lookAgainMs), ...notSent })
-          .where(
-            and(
-              eq(payments.reference, asked.reference),
-              eq(payments.fence, asked.fence),
-              inArray(payments.state, [...PAYMENT_OPEN]),
-            ),
-          );
-        return;
-      }
-      case "refunded": {
-        const attention = "the gateway says refunded, and no refund was asked for";
-        await tx
-          .update(payments)
-          .set({ state: "unknown", attention, checkAt: inMs(ATTENTION_LOOK_UP_MS) })
-          .where(guarded("unknown"));
-        return;
-      }
-    }
-  });
-  return (await findPayment(db, asked.reference)) as Payment;
 }
 
 /** A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written. */
