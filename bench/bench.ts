@@ -7,11 +7,12 @@ import { Command, InvalidArgumentError } from "commander";
 import { signShopperToken } from "../src/http/auth.ts";
 import { type Figures, load, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
+import { persistFigures } from "./persist.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
+import { scriptFigures } from "./scripts.ts";
 import { sickGateway } from "./sick-gateway.ts";
 import { starts } from "./start.ts";
-import { persistFigures, scriptFigures } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
 const number = (text: string) => {

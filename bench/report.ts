@@ -2,8 +2,9 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { type Figures, median } from "./load.ts";
+import type { PersistFigures } from "./persist.ts";
 import type { Checkout, Opening } from "./scenarios.ts";
-import type { PersistFigures, ScriptFigures } from "./stores.ts";
+import type { ScriptFigures } from "./scripts.ts";
 
 export interface Overload {
   best: number;

@@ -1,5 +1,6 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
 import { type Line, makeClient } from "../src/client/index.ts";
+import { randomOf } from "../src/local/random.ts";
 import { expectStatuses, type Figures, load, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 
@@ -35,8 +36,9 @@ export const post =
   });
 /** Shoppers of the scenario who press once more, through the client: each finds the bag that was granted, and takes no second one. */
 async function checkReplays(w: World, saleId: string, key: string, requests: number): Promise<void> {
+  const random = randomOf(0, `replays of ${key}`);
   for (let n = 0; n < REPLAYS; n++) {
-    const i = Math.floor(Math.random() * requests);
+    const i = Math.floor(random() * requests);
     const client = makeClient({ baseUrl: w.target.url, token: w.tokens[i % w.tokens.length] as string });
     const again = await client.reserve(saleId, {
       ...(JSON.parse(LINES) as { lines: Line[] }),

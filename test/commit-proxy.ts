@@ -14,7 +14,7 @@ export interface CommitProxy {
   close(): Promise<void>;
 }
 
-const WRITES = /^\s*(with\b[^]*\b(insert|update|delete)\b|insert|update|delete)/i;
+const WRITES = /^\s*(with\b[\s\S]*\b(insert|update|delete)\b|insert|update|delete)/i;
 
 /** Messages of one direction; the first of a client has no type. */
 function framer(hasType: () => boolean) {
