@@ -5,7 +5,7 @@
 const FLOORS = [
   ["domain", "log", "client", "loader", "places", "sources", "stack-traces"],
   ["config"],
-  ["metrics", "crash-points"],
+  ["metrics", "crash-points", "work-hints"],
   ["stores"],
   ["gateways", "local"],
   ["payments"],

@@ -1,21 +1,16 @@
 /** The command line: `fukubukuro --help`. */
-
 import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
-import { isApiProcess, shareFigures, startApiProcesses } from "./commands/api-processes.ts";
+import { print, salesNamed, withService } from "./commands/beside.ts";
 import { rehearse, verdictOf } from "./commands/rehearse.ts";
-import { compose, type Service } from "./compose.ts";
-import { type Config, readConfig, told } from "./config.ts";
+import { serve } from "./commands/serve.ts";
+import { readConfig } from "./config.ts";
 import { ConfigError, StartError } from "./domain/errors.ts";
-import type { Sale } from "./domain/sale.ts";
 import { CUSTOMER_ID, signShopperToken } from "./http/auth.ts";
 import { check, saleBody } from "./http/contract.ts";
 import { Problem } from "./http/problem.ts";
 import { createSale } from "./http/sale-changes.ts";
-import { listen } from "./http/server.ts";
-import { readMailbox } from "./local/mailbox.ts";
-import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
-import { makeLog } from "./log.ts";
+import { needsLocal, withSecrets } from "./local/stack.ts";
 import { version } from "./places.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
@@ -23,10 +18,6 @@ import { reconcileOnce } from "./recover/reconcile.ts";
 import { recover, tellRecovery } from "./recover/recover.ts";
 
 const DAY_MS = 86_400_000;
-const DEMO_SALE = "demo";
-
-/** Where a person reads the output, only what needs attention. */
-const logOf = (config: Config, quiet: boolean) => makeLog(config.logLevel ?? (quiet ? "warn" : "info"));
 
 /** `10m`, `7d`, `90s` -> ms */
 function duration(text: string): number {
@@ -34,168 +25,6 @@ function duration(text: string): number {
   if (!m) throw new InvalidArgumentError("use for example 90s, 10m, 12h or 7d");
   return Number(m[1]) * { s: 1_000, m: 60_000, h: 3_600_000, d: DAY_MS }[m[2] as "s" | "m" | "h" | "d"];
 }
-
-async function demoSale(service: Service): Promise<void> {
-  if ((await service.ctx.sales.all()).length > 0) return;
-  const now = Date.now();
-  const item = (sku: string, name: string, unitPrice: number, stock: number) => ({ sku, name, unitPrice, stock });
-  await createSale(service.ctx, {
-    id: DEMO_SALE,
-    name: "福袋 Demo Sale",
-    currency: "JPY",
-    holdMs: 600_000,
-    maxUnitsPerCustomer: 2,
-    shippingFee: 800,
-    opensAt: new Date(now).toISOString(),
-    closesAt: new Date(now + 365 * DAY_MS).toISOString(),
-    shop: {
-      name: { ja: "福袋デモ商店", en: "Lucky Bag Demo Shop" },
-      address: { ja: "東京都千代田区千代田 1-1", en: "1-1 Chiyoda, Chiyoda-ku, Tokyo" },
-      phone: "03-0000-0000",
-      email: "shop@fukubukuro.example",
-      invoiceNumber: "T1234567890123",
-    },
-    terms: {
-      delivery: {
-        ja: "ご注文の確定後、7 日以内に発送します。",
-        en: "Shipped within 7 days after the order is placed.",
-      },
-      cancellation: {
-        ja: "福袋の性質上、お客様のご都合による返品・交換はお受けできません。不良品は到着後 7 日以内にご連絡ください。送料当店負担で交換または返金いたします。",
-        en: "Lucky bags cannot be returned or exchanged for a change of mind. If something is broken, tell us within 7 days of arrival: we exchange or refund it at our cost.",
-      },
-    },
-    items: [
-      item("bag-s", "福袋 小 Lucky bag S", 3_000, 50),
-      item("bag-m", "福袋 中 Lucky bag M", 10_000, 100),
-      item("bag-l", "福袋 大 Lucky bag L", 30_000, 10),
-      { ...item("bag-tea", "お茶の福袋 Tea bag", 2_160, 80), taxPercent: 8 },
-    ],
-  });
-}
-
-async function serve(): Promise<void> {
-  const given = readConfig();
-  if (isApiProcess()) return serveApi(given);
-  const local = needsLocal(given);
-  const log = logOf(given, local);
-  const say = (line: string) => process.stdout.write(`${line}\n`);
-  const began = Date.now();
-  let stopAll: () => Promise<void> = async () => {};
-  let stopping = false;
-  const stop = (signal: string) => {
-    if (stopping) process.exit(130);
-    stopping = true;
-    if (local) say(`\n${signal}: stopping (again to stop at once) ...`);
-    stopAll().then(
-      () => process.exit(0),
-      (error) => {
-        log.error({ err: error }, "stopping failed");
-        process.exit(1);
-      },
-    );
-  };
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stop(signal));
-  process.on("unhandledRejection", (error) => {
-    // An unknown state of this process is ended; every state that matters is in the stores.
-    log.fatal({ err: error }, "unhandled rejection");
-    process.exit(1);
-  });
-
-  if (local) say("Starting everything on this machine:");
-  const stack = local ? await startLocal(given, (line) => say(`  ${line}`)) : null;
-  stopAll = async () => void (await stack?.stop());
-  if (stopping) return;
-  try {
-    const config = stack?.config ?? given;
-    if (local) say("  Service ...");
-    const service = await compose(config, log, { mailbox: stack?.mailbox ?? null, alone: stack?.alone ?? false });
-    stopAll = async () => {
-      await service.close();
-      await stack?.stop();
-    };
-    await service.makeWhole();
-    service.start();
-    if (local) await demoSale(service);
-    const server =
-      config.role === "worker"
-        ? null
-        : config.processes === 1
-          ? await listen(service, config.port, config.host)
-          : await startApiProcesses(config, service.ctx.metrics, log, stack?.mailbox?.folder);
-    stopAll = async () => {
-      await server?.close();
-      await service.close();
-      await stack?.stop();
-    };
-    if (stopping) return stopAll();
-    const port = server && "port" in server ? server.port : config.port;
-    const at = server && `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${port}`;
-    if (!local) return log.info({ at, role: config.role, processes: config.processes }, "ready");
-    say(
-      [
-        `\nReady in ${((Date.now() - began) / 1000).toFixed(1)} s.\n`,
-        `  Shop          ${at}/`,
-        `  Cockpit       ${at}/admin`,
-        `  Mails         ${at}/mails`,
-        `  API docs      ${at}/docs`,
-        `  Gateway       ${config.sandboxGatewayUrl ?? "none"} (sandbox)`,
-        `  Admin token   ${config.adminTokens?.[0]}`,
-        `  A shopper     npm run --silent fukubukuro -- token --customer c1\n`,
-        `Data is kept under ${given.dataDir}. Ctrl-C stops everything.`,
-      ].join("\n"),
-    );
-  } catch (error) {
-    await stopAll();
-    throw error;
-  }
-}
-
-/** One of several api processes: its parent has the stores, the loops and the terminal, and says when to stop. */
-async function serveApi(config: Config): Promise<void> {
-  const log = logOf(config, config.logLevel === undefined && told.mailsFolder !== undefined);
-  const folder = told.mailsFolder;
-  const service = await compose(config, log, {
-    mailbox: folder === undefined ? null : readMailbox(folder),
-    alone: false,
-  });
-  shareFigures(service.ctx.metrics);
-  // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.
-  await service.ctx.redis.ready(5_000).catch(() => {});
-  service.start();
-  const server = await listen(service, config.port, config.host);
-  process.on("SIGINT", () => {}); // Ctrl-C reaches the parent too, which drains
-  process.once("SIGTERM", () => void server.close().finally(() => process.exit(0)));
-  process.on("unhandledRejection", (error) => {
-    log.fatal({ err: error }, "unhandled rejection");
-    process.exit(1);
-  });
-}
-
-/** For commands beside a running service: the stores it runs on, no loops, no HTTP. */
-async function withService<T>(f: (service: Service) => Promise<T>): Promise<T> {
-  const config = await attach(readConfig());
-  const service = await compose(
-    { ...config, role: "api", shopperTokenSecrets: config.shopperTokenSecrets ?? ["unused-by-this-command"] },
-    logOf(config, true),
-  );
-  try {
-    await service.ctx.redis.ready(5_000);
-    return await f(service);
-  } finally {
-    await service.close();
-  }
-}
-
-async function salesNamed(service: Service, id: string | undefined): Promise<Sale[]> {
-  const all = await service.ctx.sales.all();
-  const wanted = id === undefined ? all : all.filter((s) => s.id === id);
-  if (wanted.length === 0)
-    throw new ConfigError(id === undefined ? "There is no sale yet." : `There is no sale ${id}.`);
-  return wanted;
-}
-
-const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
 
 const program = new Command("fukubukuro")
   .description("Inventory service for flash sales. Settings come from the environment: see the README's table.")

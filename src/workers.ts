@@ -15,10 +15,11 @@ import { lookUpOnce } from "./recover/open-payments.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
 import { refundOnce } from "./recover/refunds.ts";
 import { checkRestored } from "./recover/restored.ts";
-import { idle, runBatches, runCharges } from "./stages/charge.ts";
+import { runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
-import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
+import { persistStage } from "./stages/persist.ts";
 import { fenceStopped } from "./stores/stop-selling.ts";
+import { idle, type WorkHint } from "./work-hints.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;
@@ -39,7 +40,7 @@ const AUDIT_OVER_MS = 600_000;
 async function repeat(
   ctx: Context,
   name: string,
-  hint: string,
+  hint: WorkHint | "never",
   pauseMs: number,
   signal: AbortSignal,
   step: () => Promise<number>,
@@ -51,10 +52,10 @@ async function repeat(
     } catch (error) {
       if (error instanceof Unavailable) ctx.log.debug({ err: error }, `${name} waits`);
       else ctx.log.error({ err: error }, `${name} failed; it is tried again`);
-      await idle(ctx, "never", Math.max(pauseMs, 200), signal);
+      await idle(ctx.work, "never", Math.max(pauseMs, 200), signal);
       continue;
     }
-    if (more === 0) await idle(ctx, hint, pauseMs, signal);
+    if (more === 0) await idle(ctx.work, hint, pauseMs, signal);
   }
 }
 
@@ -84,7 +85,7 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
 async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
   let before = performance.eventLoopUtilization();
   for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_LOOK_MS) {
-    await idle(ctx, "never", BUSY_LOOK_MS, signal);
+    await idle(ctx.work, "never", BUSY_LOOK_MS, signal);
     const now = performance.eventLoopUtilization();
     if (performance.eventLoopUtilization(now, before).utilization < BUSY) return;
     before = now;
@@ -151,7 +152,7 @@ function walkOf(ctx: Context, gateway: Gateway, signal: AbortSignal): Promise<vo
 
 /** Runs everything a worker does until the signal; resolves when all of it has come to rest. */
 export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: AbortSignal): Promise<void> {
-  const persistOnce = persistStage(ctx, `persist-${nanoid(8)}`);
+  const persist = persistStage(ctx, `persist-${nanoid(8)}`);
   let lastWalk = 0;
   const [toPersist, toSweep, toAudit] = [visits(ctx, WALK_MS), visits(ctx, WALK_MS), visits(ctx, AUDIT_OVER_MS)];
   await Promise.all([
@@ -160,10 +161,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       return gate ? runCharges(ctx, g, gate, signal) : runBatches(ctx, g, signal);
     }),
     repeat(ctx, "persist", "never", PERSIST_PACE_MS, signal, async () => {
-      await eachSale(toPersist(), async (sale) => {
-        // A full batch is followed by the next at once.
-        while ((await persistOnce(sale)) >= ENTRIES_MAX && !signal.aborted);
-      });
+      await eachSale(toPersist(), (sale) => persist(sale, signal));
       return 0;
     }),
     ctx.config.sweepMs > 0
@@ -197,7 +195,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
           await quieter(ctx, signal);
           const sent = await sendOnce(ctx, mailer);
           // Mail servers take so many a second, and a mail can wait where a shopper cannot.
-          if (sent > 0) await idle(ctx, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);
+          if (sent > 0) await idle(ctx.work, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);
           return sent;
         })
       : undefined,

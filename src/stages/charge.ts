@@ -22,6 +22,7 @@ import { withoutGuilty } from "../stores/coalesce.ts";
 import { CHANGES_CHANNEL } from "../stores/keys.ts";
 import { storable } from "../stores/refused.ts";
 import { gates, payments } from "../stores/schema.ts";
+import { idle } from "../work-hints.ts";
 import { settleHolds } from "./settle-holds.ts";
 
 const COD_BATCH_MAX = 256;
@@ -189,7 +190,7 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
       tellBreaker(ctx, gateway, waitMs);
     }
     if (waitMs > 0) {
-      await idle(ctx, "never", Math.min(waitMs, 500), signal);
+      await idle(ctx.work, "never", Math.min(waitMs, 500), signal);
       continue;
     }
     const got = await gate.take("charge").catch((error) => {
@@ -208,7 +209,7 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
       running.add(one);
       continue;
     }
-    await idle(ctx, "line", typeof got === "object" ? Math.min(got.opensInMs, 500) : IDLE_MS, signal);
+    await idle(ctx.work, "line", typeof got === "object" ? Math.min(got.opensInMs, 500) : IDLE_MS, signal);
   }
   await Promise.allSettled(running);
 }
@@ -260,22 +261,6 @@ export async function runBatches(ctx: Context, gateway: Gateway, signal: AbortSi
       ctx.log.error({ err: error }, "cash on delivery batch stopped half-way; reconcile goes on with it");
       return 0;
     });
-    await (n === 0 ? idle(ctx, "line", IDLE_MS, signal) : idle(ctx, "never", BATCH_PACE_MS, signal));
+    await (n === 0 ? idle(ctx.work, "line", IDLE_MS, signal) : idle(ctx.work, "never", BATCH_PACE_MS, signal));
   }
-}
-
-/** Waits for a hint of this process, the time, or the signal. */
-export function idle(ctx: Context, hint: string, ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      ctx.work.off(hint, done);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    ctx.work.once(hint, done);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
-  });
 }

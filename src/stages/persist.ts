@@ -19,7 +19,7 @@ type Needs = Pick<Context, "db" | "log" | "marks" | "metrics" | "redis" | "sales
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
-export const ENTRIES_MAX = 100;
+const ENTRIES_MAX = 100;
 /** An entry that another consumer read and did not finish is taken over after this. */
 const RECLAIM_IDLE_MS = 5_000;
 const ERROR_LENGTH_MAX = 2_000;
@@ -117,96 +117,96 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   return row?.recorded ?? 0;
 }
 
+async function write(ctx: Needs, sale: Sale, entries: JournalEntry[]): Promise<void> {
+  if (sale.stoppedWhy !== null) throw new Unavailable(`${sale.id} stands`);
+  const mark = await ctx.marks.position(sale.id);
+  const recorded = await around("persist.write", async () => {
+    const mirrored = ctx.db.transaction((tx) => mirrorHolds(tx, sale.id, entries, mark));
+    const confirms = confirmedIn(entries).length > 0;
+    const orders = confirms ? ctx.db.transaction((tx) => recordConfirmed(tx, entries)) : 0;
+    await Promise.allSettled([mirrored, orders]); // neither goes on behind whoever tries again
+    const seq = await mirrored;
+    const written = await orders;
+    await ctx.marks.reached(sale.id, seq);
+    return written;
+  }).catch(async (error) => {
+    if (!(error instanceof PostgresOlder)) throw error;
+    await stopSelling(ctx, [sale.id], error.message);
+    throw new Unavailable(error.message);
+  });
+  ctx.metrics.persisted.inc(entries.length);
+  if (recorded > 0) {
+    ctx.metrics.orders.inc(recorded);
+    ctx.work.emit("outbox");
+  }
+}
+
+/** Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again. */
+async function forget(ctx: Needs, journal: string, ids: string[]): Promise<void> {
+  const replies = await around("persist.forget", () =>
+    ctx.redis.client
+      .multi()
+      .xack(journal, GROUP, ...ids)
+      .xdel(journal, ...ids)
+      .exec(),
+  );
+  for (const [error] of replies ?? []) if (error) throw error;
+}
+
+/** What Postgres will never take of an entry is kept for a person; the rest of it, and the others, flow. */
+async function setAside(ctx: Needs, sale: Sale, id: string, body: unknown, error: unknown): Promise<void> {
+  ctx.log.error({ err: error, saleId: sale.id, entry: id }, "journal entry set aside");
+  // The error of a refused statement repeats what was refused.
+  const why = storable(String(error), ERROR_LENGTH_MAX);
+  await ctx.db.execute(
+    sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
+  );
+  ctx.metrics.deadLetters.inc();
+}
+
+/** Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after the idle time. */
+async function writeApart(ctx: Needs, sale: Sale, entries: JournalEntry[]): Promise<void> {
+  const aside = new Map<string, { lines: string[]; error: unknown }>();
+  const keep = (id: string, lines: string[], error: unknown) =>
+    aside.set(id, { lines: [...(aside.get(id)?.lines ?? []), ...lines], error });
+  const writeSome = (some: JournalEntry[]) => write(ctx, sale, some);
+  for (const e of entries) if (e.unread?.length) keep(e.id, e.unread, new Error("a journal line cannot be read"));
+  const written = entries.filter((e) => e.transitions.length > 0);
+  await withoutGuilty(writeSome, written, (entry) =>
+    withoutGuilty(writeSome, byHold(entry), (part, error) => keep(entry.id, part.transitions.map(lineOf), error)),
+  );
+  for (const [id, { lines, error }] of aside) await setAside(ctx, sale, id, { lines }, error);
+}
+
+async function work(ctx: Needs, sale: Sale, raw: RawEntry[]): Promise<number> {
+  const journal = saleKeys(sale.id).journal;
+  const readable: JournalEntry[] = [];
+  const done: string[] = [];
+  for (const r of raw) {
+    try {
+      // Without fields: deleted before it could be read again.
+      if (r[1] !== null) readable.push(parseEntry(r));
+      done.push(r[0]);
+    } catch (error) {
+      if (error instanceof NewerEntry) {
+        ctx.log.warn({ saleId: sale.id, entry: r[0] }, error.message);
+        continue;
+      }
+      await setAside(ctx, sale, r[0], r[1], error);
+      done.push(r[0]);
+    }
+  }
+  await writeApart(ctx, sale, readable);
+  if (done.length > 0) await forget(ctx, journal, done);
+  return done.length;
+}
+
 export function persistStage(ctx: Needs, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
   const reclaims = new Map<string, { at: number; from: string }>();
 
-  async function write(sale: Sale, entries: JournalEntry[]): Promise<void> {
-    if (sale.stoppedWhy !== null) throw new Unavailable(`${sale.id} stands`);
-    const mark = await ctx.marks.position(sale.id);
-    const recorded = await around("persist.write", async () => {
-      const mirrored = ctx.db.transaction((tx) => mirrorHolds(tx, sale.id, entries, mark));
-      const confirms = confirmedIn(entries).length > 0;
-      const orders = confirms ? ctx.db.transaction((tx) => recordConfirmed(tx, entries)) : 0;
-      await Promise.allSettled([mirrored, orders]); // neither goes on behind whoever tries again
-      const seq = await mirrored;
-      const written = await orders;
-      await ctx.marks.reached(sale.id, seq);
-      return written;
-    }).catch(async (error) => {
-      if (!(error instanceof PostgresOlder)) throw error;
-      await stopSelling(ctx, [sale.id], error.message);
-      throw new Unavailable(error.message);
-    });
-    ctx.metrics.persisted.inc(entries.length);
-    if (recorded > 0) {
-      ctx.metrics.orders.inc(recorded);
-      ctx.work.emit("outbox");
-    }
-  }
-
-  /** Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again. */
-  async function forget(journal: string, ids: string[]): Promise<void> {
-    const replies = await around("persist.forget", () =>
-      ctx.redis.client
-        .multi()
-        .xack(journal, GROUP, ...ids)
-        .xdel(journal, ...ids)
-        .exec(),
-    );
-    for (const [error] of replies ?? []) if (error) throw error;
-  }
-
-  /** What Postgres will never take of an entry is kept for a person; the rest of it, and the others, flow. */
-  async function setAside(sale: Sale, id: string, body: unknown, error: unknown): Promise<void> {
-    ctx.log.error({ err: error, saleId: sale.id, entry: id }, "journal entry set aside");
-    // The error of a refused statement repeats what was refused.
-    const why = storable(String(error), ERROR_LENGTH_MAX);
-    await ctx.db.execute(
-      sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
-    );
-    ctx.metrics.deadLetters.inc();
-  }
-
-  /** Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after the idle time. */
-  async function writeApart(sale: Sale, entries: JournalEntry[]): Promise<void> {
-    const aside = new Map<string, { lines: string[]; error: unknown }>();
-    const keep = (id: string, lines: string[], error: unknown) =>
-      aside.set(id, { lines: [...(aside.get(id)?.lines ?? []), ...lines], error });
-    const writeSome = (some: JournalEntry[]) => write(sale, some);
-    for (const e of entries) if (e.unread?.length) keep(e.id, e.unread, new Error("a journal line cannot be read"));
-    const written = entries.filter((e) => e.transitions.length > 0);
-    await withoutGuilty(writeSome, written, (entry) =>
-      withoutGuilty(writeSome, byHold(entry), (part, error) => keep(entry.id, part.transitions.map(lineOf), error)),
-    );
-    for (const [id, { lines, error }] of aside) await setAside(sale, id, { lines }, error);
-  }
-
-  async function work(sale: Sale, raw: RawEntry[]): Promise<number> {
-    const journal = saleKeys(sale.id).journal;
-    const readable: JournalEntry[] = [];
-    const done: string[] = [];
-    for (const r of raw) {
-      try {
-        // Without fields: deleted before it could be read again.
-        if (r[1] !== null) readable.push(parseEntry(r));
-        done.push(r[0]);
-      } catch (error) {
-        if (error instanceof NewerEntry) {
-          ctx.log.warn({ saleId: sale.id, entry: r[0] }, error.message);
-          continue;
-        }
-        await setAside(sale, r[0], r[1], error);
-        done.push(r[0]);
-      }
-    }
-    await writeApart(sale, readable);
-    if (done.length > 0) await forget(journal, done);
-    return done.length;
-  }
-
   /** One batch of one sale; answers how many entries were finished. */
-  return async function runOnce(sale: Sale): Promise<number> {
+  async function runOnce(sale: Sale): Promise<number> {
     const journal = saleKeys(sale.id).journal;
     const client = ctx.redis.client;
     const reclaim = reclaims.get(sale.id) ?? { at: 0, from: "0-0" };
@@ -217,13 +217,22 @@ export function persistStage(ctx: Needs, consumer: string) {
         client.xautoclaim(journal, GROUP, consumer, RECLAIM_IDLE_MS, reclaim.from, "COUNT", ENTRIES_MAX),
       )) as [string, RawEntry[]];
       reclaim.from = next;
-      if (raw.length > 0) return work(sale, raw);
+      if (raw.length > 0) return work(ctx, sale, raw);
     }
     const read = (await withGroup(ctx, journal, () =>
       client.xreadgroup("GROUP", GROUP, consumer, "COUNT", ENTRIES_MAX, "STREAMS", journal, ">"),
     )) as Array<[string, RawEntry[]]> | null;
     const raw = read?.[0]?.[1] ?? [];
-    return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));
+    return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));
+  }
+
+  /** Works off the journal of a sale: a full batch is followed by the next at once. Answers how many entries were finished. */
+  return async function persist(sale: Sale, signal?: AbortSignal): Promise<number> {
+    for (let total = 0; ; ) {
+      const finished = await runOnce(sale);
+      total += finished;
+      if (finished < ENTRIES_MAX || signal?.aborted) return total;
+    }
   };
 }
 

@@ -215,8 +215,8 @@ export const DEFECTS: Defect[] = [
   one(
     "acknowledged before the commit",
     "src/stages/persist.ts",
-    `return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));`,
-    `if (raw.length > 0) await forget(\n      journal,\n      raw.map(([id]) => id),\n    );\n    return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));`,
+    `return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));`,
+    `if (raw.length > 0) await forget(\n      ctx,\n      journal,\n      raw.map(([id]) => id),\n    );\n    return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));`,
     "crash",
     "killed around",
   ),
