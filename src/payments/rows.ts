@@ -5,6 +5,7 @@
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import {
   assertPaymentStep,
+  lateStatesBefore,
   PAYMENT_ENDED_UNPAID,
   PAYMENT_OPEN,
   type PaymentState,
@@ -191,8 +192,8 @@ export async function claimAtOnce(
 }
 
 /**
- * Ended unpaid -> captured: money that came late, while the units can still be claimed and no other attempt of the reservation is live. Null
- * when they cannot: then it is to be refunded. The one step that the lifecycle's table leaves out, since only reconcile takes it.
+ * Ended unpaid -> captured (LATE_STEPS, rule N): money that came late, while its units can still be claimed and no other
+ * payment of the reservation is live. Null when that is not so: then the money is to be refunded.
  */
 export async function claimLate(
   db: Db,
@@ -217,7 +218,7 @@ export async function claimLate(
           checkAt: null,
           fence: sql`${payments.fence} + 1`,
         })
-        .where(and(eq(payments.reference, reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID])))
+        .where(and(eq(payments.reference, reference), inArray(payments.state, lateStatesBefore("captured"))))
         .returning();
       if (row) await claimUnits(tx, saleId, row.lines);
       return row ?? null;

@@ -6,7 +6,7 @@ import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
-import { PAYMENT_ENDED_UNPAID, PAYMENT_OPEN } from "../domain/lifecycle.ts";
+import { lateStatesBefore, PAYMENT_OPEN } from "../domain/lifecycle.ts";
 import type { Gate } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
 import {
@@ -401,7 +401,7 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
     ctx.db
       .update(payments)
       .set({ ...refund, checkAt: sql`now()`, attention: "captured late" })
-      .where(and(eq(payments.reference, p.reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID]))),
+      .where(and(eq(payments.reference, p.reference), inArray(payments.state, lateStatesBefore("refunding")))),
   );
 }
 
