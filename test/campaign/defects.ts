@@ -20,7 +20,7 @@ const one = (name: string, file: string, from: string, to: string, by: string, n
 
 export const DEFECTS: Defect[] = [
   {
-    name: "a connection that was lost is used again",
+    name: "rule V: a connection that was lost is used again",
     by: "db",
     edits: [
       edit("src/stores/postgres.ts", "if (!all.delete(c)) return;", "if (all.has(c)) return;"),
@@ -100,7 +100,7 @@ export const DEFECTS: Defect[] = [
     "rule E",
   ),
   one(
-    "permits that outlive a clock that was set back",
+    "rule T: permits outlive a clock that was set back",
     "lua/permit_take.lua",
     "redis.call('ZADD', KEYS[1], now + longest, late)",
     "local _ = late",
@@ -148,7 +148,7 @@ export const DEFECTS: Defect[] = [
   ),
   one("rule I: install over a newer epoch", "lua/install.lua", "'epoch', 'fenced'", "'fenced'", "scripts"),
   one(
-    "rule I: install over a fence of a later rebuild",
+    "rule Q: install over a fence of a later rebuild",
     "lua/install.lua",
     "'epoch', 'fenced'",
     "'epoch'",
@@ -156,7 +156,7 @@ export const DEFECTS: Defect[] = [
     "overtakes",
   ),
   {
-    name: "rule I: another epoch is raised than was fenced",
+    name: "rule Q: another epoch is raised than was fenced",
     by: "recover",
     named: "stalled",
     edits: [
@@ -165,7 +165,7 @@ export const DEFECTS: Defect[] = [
     ],
   },
   one(
-    "units that are shown as out are told as sold",
+    "rule O: units that are shown as out are told as sold",
     "lua/prelude.lua",
     "return live + hidden, ",
     "return live, ",
@@ -205,7 +205,7 @@ export const DEFECTS: Defect[] = [
     "refunds an order",
   ),
   one(
-    "acknowledged before the commit",
+    "rule U: acknowledged before the commit",
     "src/stages/persist.ts",
     `return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));`,
     `if (raw.length > 0) await forget(\n      journal,\n      raw.map(([id]) => id),\n    );\n    return raw.length === 0 ? 0 : around("persist.work", () => work(sale, raw));`,
@@ -250,7 +250,7 @@ export const DEFECTS: Defect[] = [
     "never answered",
   ),
   one(
-    "the permit is given back after a timeout",
+    "rule R: the permit is given back after a timeout",
     "src/gateways/gate.ts",
     `if (answer?.outcome === "unknown") return;`,
     "",
@@ -306,7 +306,7 @@ export const DEFECTS: Defect[] = [
     "REPLAYED",
   ),
   one(
-    "a board is no lease",
+    "rule O: a refusal lease binds nobody",
     "lua/prelude.lua",
     "return sale.told_out[sku] and 0 or have",
     "return have",
@@ -314,7 +314,7 @@ export const DEFECTS: Defect[] = [
     "is a lease",
   ),
   one(
-    "a board refuses those who hold something",
+    "rule O: those who hold something are refused from memory",
     "src/http/instant-refusals.ts",
     " || w.customers.has(customerId)",
     "",
@@ -322,14 +322,21 @@ export const DEFECTS: Defect[] = [
     "refusing from memory",
   ),
   one(
-    "a rebuild reads every table at a moment of its own",
+    "rule S: a rebuild reads every table at a moment of its own",
     "src/recover/rebuild.ts",
     "JSON.stringify(after) === JSON.stringify(rows.itemRows)",
     "after",
     "rules",
     "one moment",
   ),
-  one("the mirror is written in any order", "src/stages/persist.ts", "    order by r.key\n", "", "rules", "crosswise"),
+  one(
+    "rule W: the mirror is written in any order",
+    "src/stages/persist.ts",
+    "    order by r.key\n",
+    "",
+    "rules",
+    "crosswise",
+  ),
   one(
     "mails give way for ever",
     "src/workers.ts",
