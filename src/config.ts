@@ -5,10 +5,13 @@ import { z } from "zod";
 export class ConfigError extends Error {}
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
-/** No settings of an operator's: where a test wants this process to kill itself (crash.ts), and where an api process finds the mails that its parent receives in local mode. */
+/**
+ * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api process
+ * finds the mails that its parent receives in local mode.
+ */
 export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 
-/** Settings of the stores that ALLOW_UNSAFE can name (safety.ts). */
+/** Settings of the stores that ALLOW_UNSAFE can name (stores/preflight.ts). */
 export const UNSAFE_NAMES = [
   "redis-version",
   "redis-role",

@@ -35,8 +35,10 @@ const filesIn = (text: string) =>
   [...text.matchAll(/(?<![\w/.@:*~-])(?:[\w.-]+\/)*[\w-][\w.-]*\.(?:tsx?|mjs|lua|md|sql|ya?ml)(?![\w-])/g)].map(
     (m) => m[0],
   );
-const found = (file: string, from: string) =>
-  existsSync(join(ROOT, dirname(from), file)) || EVERY_FILE.some((f) => f === file || f.endsWith(`/${file}`));
+const found = (named: string, from: string) => {
+  const file = named.replace(/^\.\//, "");
+  return existsSync(join(ROOT, dirname(from), file)) || EVERY_FILE.some((f) => f === file || f.endsWith(`/${file}`));
+};
 
 describe("a comment", () => {
   const comments = SOURCES.map((path) => ({ path, text: commentsOf(path).join("\n") }));

@@ -39,7 +39,7 @@ export interface FieldError {
   message: string;
 }
 
-/** Thrown where a request is refused; http.ts makes the answer of it. */
+/** Thrown where a request is refused; api.ts makes the answer of it. */
 export class Problem extends Error {
   readonly code: ProblemCode;
   readonly more: Record<string, unknown>;

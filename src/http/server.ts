@@ -26,7 +26,7 @@ export async function listen(
             (incoming, outgoing) => void (service.fastPath(incoming, outgoing) || hono(incoming, outgoing)),
           )) as typeof createServer,
         serverOptions: {
-          // A slow client is let go after this; without the interval the limits act only every 30 s (facts.md).
+          // A slow client is let go after this; without the interval the limits act only every 30 s (docs/measurements.md#nodes-http-limits).
           headersTimeout: 5_000,
           requestTimeout: 10_000,
           connectionsCheckingInterval: 500,

@@ -46,7 +46,8 @@ function linkLibraries(native: string): void {
 
 /**
  * Postgres refuses to run as root. In a user namespace of its own it runs as "nobody" with our files still its own, whatever
- * folder they are in (facts.md). Elsewhere there is one sentence.
+ * folder they are in (docs/measurements.md#private-postgres-as-root). Where that is not allowed, the start ends with one
+ * sentence that says what to do.
  */
 function asUser(command: string[]): string[] {
   if (process.getuid?.() !== 0) return command;

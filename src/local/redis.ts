@@ -77,7 +77,7 @@ export async function startRedis(
     `pidfile "${pidFile}"`,
     "daemonize no",
     "set-proc-title no",
-    // Every acknowledged hold is on the disk (facts.md: everysec lost a third of them when the disk was slow).
+    // Every acknowledged hold is on the disk; everysec lost a third of them on a slow disk (docs/measurements.md#redis-durability).
     "appendonly yes",
     `appendfsync ${o.fsync ?? "always"}`,
     'save ""',

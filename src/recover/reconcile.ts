@@ -40,7 +40,10 @@ const SETTLED_MS = 2_000;
 const RECENT_MS = 60_000;
 /** How often a reference that the gateway has not heard of is sent again before its door is closed. */
 const SENDS_MAX = 3;
-/** Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups (rule A). */
+/**
+ * Shortest time that a gateway keeps an idempotency key (PayPal: 6 h, docs/measurements.md#gateways), less a margin.
+ * Later there are only look-ups (rule A).
+ */
 const KEY_LIFE_MS = 5 * 3_600_000;
 /** Longer than any hold's grace: so long an honoured capture is followed up. */
 const HONOURED_MS = 3_600_000;

@@ -61,8 +61,8 @@ export function parseEntry([id, fields]: RawEntry): JournalEntry {
 }
 
 /**
- * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before (protocol-model, mirror out of
- * order). In order of key, as orders are in theirs, so that two workers never wait for each other crosswise.
+ * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and
+ * an entry that arrives late must not bring a hold back. In order of key, as orders are in theirs, so that two workers never wait for each other crosswise.
  */
 export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[]): Promise<void> {
   // The last of each, since when it is held from the first. One plain literal: spread ones were 5 us of every row.

@@ -55,7 +55,7 @@ export interface Sale {
   clockReadAt: number;
 }
 
-/** A call that reaches Redis later than this after it was made is refused there: old bytes must not act (facts.md). */
+/** A call that reaches Redis later than this after it was made is refused there: bytes that were delayed on the way must not act (docs/measurements.md#lost-replies). */
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
 const CARTS_MAX = 200;
