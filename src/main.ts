@@ -195,7 +195,7 @@ async function salesNamed(service: Service, id: string | undefined): Promise<Sal
 const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
 
 const program = new Command("fukubukuro")
-  .description("Inventory service for flash sales. Settings come from the environment: see the README's table.")
+  .description("Inventory service for flash sales. Settings come from the environment: see docs/reference.md.")
   .version(
     (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version,
   )

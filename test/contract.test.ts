@@ -52,7 +52,7 @@ const stockNow = async () =>
   );
 
 describe("the document", () => {
-  it("has every JSON route of the router, and the README names each of them", async () => {
+  it("has every JSON route of the router, and docs/reference.md names each of them", async () => {
     const paths = (await document()).paths;
     const documented = Object.entries(paths).flatMap(([path, methods]) =>
       Object.keys(methods).map((m) => `${m} ${path}`),
@@ -63,12 +63,12 @@ describe("the document", () => {
       .filter((r) => r.method !== "ALL" && r.path.startsWith("/v1"))
       .map((r) => `${r.method.toLowerCase()} ${r.path.replace(/:(\w+)/g, "{$1}")}`);
     expect([...new Set(served)].sort()).toEqual(routed.filter((r) => r.includes(" /v1")).sort());
-    const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+    const reference = readFileSync(new URL("../docs/reference.md", import.meta.url), "utf8");
     for (const route of routed) {
       const [method = "", path] = route.split(" ");
-      expect(readme, route).toContain(`\`${method.toUpperCase()} ${path}\``);
+      expect(reference, route).toContain(`\`${method.toUpperCase()} ${path}\``);
     }
-    for (const code of Object.keys(PROBLEMS)) expect(readme, code).toContain(`\`${code}\``);
+    for (const code of Object.keys(PROBLEMS)) expect(reference, code).toContain(`\`${code}\``);
   });
 
   it("is accepted by the documentation page, which is served without any other host", async () => {

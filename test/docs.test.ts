@@ -22,6 +22,12 @@ const PAGES = [
   "docs/integration.md",
   "docs/handbook.md",
   "docs/failures.md",
+  "docs/handbook.ja.md",
+  "docs/failures.ja.md",
+  "docs/reference.md",
+  "docs/protocol.md",
+  "docs/measurements.md",
+  "docs/decisions.md",
 ];
 const read = (path: string) => readFile(join(ROOT, path), "utf8");
 

@@ -110,7 +110,7 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
-/** A refusal by the service (`code` of the README's table), or `NO_ANSWER` when none came in time: then it is not known what happened. */
+/** A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when none came in time: then it is not known what happened. */
 export class FukubukuroError extends Error {
   readonly status: number;
   readonly code: string;
