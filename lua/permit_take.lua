@@ -1,11 +1,11 @@
 #!lua
 -- permit_take: the right to one gateway call, leased by Redis' clock, over all instances.
--- Guarantee: at most `limit` permits live at once; look-ups, cancels and refunds go before charges; charges go first come
--- first served; after Redis was replaced the gate stays shut for one lease (rule F), since permits of calls that still run
--- may be missing here.
+-- Guarantee: at most `limit` permits live at once; look-ups, cancels and refunds go before charges; charges go first
+-- come first served; after Redis was replaced the gate stays shut for one lease (rule F), since permits of calls that
+-- still run may be missing here.
 -- KEYS  1 permits zset, token -> end of lease ms; 2 line zset; 3 urgent zset, token -> end of waiting ms; 4 gate hash
--- ARGV  1 limit; 2 leaseMs; 3 token; 4 kind: 'charge' takes the head of the line, 'urgent' is for a call the caller names;
---       5 instance: the Redis the caller is connected to; 6 fresh: '1' when this gate never existed before
+-- ARGV  1 limit; 2 leaseMs; 3 token; 4 kind: 'charge' takes the head of the line, 'urgent' is for a call the caller
+--       names; 5 instance: the Redis the caller is connected to; 6 fresh: '1' when this gate never existed before
 -- Answer:
 --   TAKEN, reference ('' for urgent), leaseMs
 --   EMPTY        nobody stands in the line
@@ -21,7 +21,8 @@ local longest = math.max(lease, tonumber(gate[3] or '0'))
 if longest > tonumber(gate[3] or '0') then redis.call('HSET', KEYS[4], 'leaseMax', string.format('%d', longest)) end
 local opens = tonumber(gate[2] or '0')
 if gate[1] ~= ARGV[5] then opens = ARGV[6] == '1' and now or now + lease end
--- What ends later than any lease was given before the clock was set back. A whole lease from now is enough for every call that may still run.
+-- What ends later than any lease was given before the clock was set back (rule T). A whole lease from now is enough for
+-- every call that may still run.
 opens = math.min(opens, now + longest)
 if gate[1] ~= ARGV[5] or gate[2] ~= string.format('%d', opens) then
   redis.call('HSET', KEYS[4], 'instance', ARGV[5], 'opensAt', string.format('%d', opens))

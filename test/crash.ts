@@ -30,7 +30,7 @@ export function labels(): string[] {
     (f) => f.endsWith(".ts") && statSync(join(SOURCE, f)).isFile(),
   );
   const found = files.flatMap((f) =>
-    [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.]+)"/g)].map((m) => m[1] as string),
+    [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.-]+)"/g)].map((m) => m[1] as string),
   );
   return [...new Set(found)].sort();
 }
@@ -250,7 +250,7 @@ function play(lane: Lane, saleId: string, url: () => string, told: Story["told"]
   ];
 }
 
-/** Goes to the bank's page and never comes back: the door is closed and the bag comes back. */
+/** Goes to the bank's page and never comes back: the payment is cancelled at the gateway and the bag comes back. */
 async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
   const held = await insist(url, (u) => shopper(u, "bank").reserve(saleId, "k"));
   await until(

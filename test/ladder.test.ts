@@ -1,7 +1,8 @@
 /**
- * An explicit-state model of the ladder for late money, which the protocol's first model did not cover: a gateway that captures after it had said
- * declined, two reconcilers that may crash at every step, a shopper who pays again, another who wants the bag, and expiry. Breadth first over
- * every order of steps, so a trace is a shortest one. Each rule taken out must give a trace; all rules on must give none.
+ * An explicit-state model of late money (rule N): a gateway that captures after it had said declined, two reconcilers that
+ * may crash at every step, a shopper who pays again, another who wants the bag, and expiry. Breadth first over every order
+ * of steps, so the first trace found is a shortest one. Leaving out any rule must give a trace that breaks something; with
+ * all rules there must be none.
  */
 import { describe, expect, it } from "vitest";
 
@@ -64,7 +65,7 @@ function next(s: State, rules: Rules): Array<[string, State]> {
       ([r, p]) => r !== ref && reservationOf(r) === reservationOf(ref) && (p === "Q" || p === "C"),
     );
 
-  // The gateway breaks its word, once.
+  // Once, the gateway captures what it had declined.
   if (s.late > 0 && s.pay["0a"] === "D" && !s.gateway["0a"])
     step("the gateway captures 0a after all", (n) => {
       n.late--;

@@ -75,7 +75,7 @@ describe("Redis", () => {
 
     const fresh = await until("the sale to go on", async () => {
       const r = await shopper(api.url, "after").reserve(saleId, "k");
-      // Never SOLD_OUT, which would send a shopper away: units are free, though the boards of before may still be up.
+      // Never SOLD_OUT, which would send a shopper away: units are free, though refusal leases of before may still run.
       if (r.status !== 201) expect(r.body.code).toMatch(/^(UNAVAILABLE|ALL_HELD)$/);
       if (r.status !== 201) expect(Number(r.headers.get("retry-after"))).toBeGreaterThan(0);
       return r.status === 201 && r;
@@ -149,7 +149,7 @@ describe("Redis", () => {
     }
   });
 
-  it("with a stock figure deleted by hand is unknown, never 0: the sale is rebuilt", async () => {
+  it("with a stock count deleted by hand is unknown, never 0: the sale is rebuilt", async () => {
     const saleId = (await op.create()).body.id;
     await ctx().redis.client.del(saleKeys(saleId).transitionKeys[1] as string);
     await until("the sale to go on", async () => (await shopper(api.url, "del").reserve(saleId, "k")).status === 201);

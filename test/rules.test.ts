@@ -177,7 +177,7 @@ describe("rule K", () => {
 });
 
 describe("rule L", () => {
-  it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its figure once", async () => {
+  it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its count once", async () => {
     const { saleId, sale } = await saleWith(5);
     await ctx().db.insert(stockMoves).values({
       id: "mv_less",
@@ -194,7 +194,7 @@ describe("rule L", () => {
     await ctx().redis.client.del(...saleKeys(saleId).transitionKeys, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
     await until(
-      "the boards of before to lapse",
+      "the refusal leases of before to lapse",
       async () => (await shopper(api.url, "l").reserve(saleId, "k")).status === 201,
     );
     await reconcileOnce(ctx());

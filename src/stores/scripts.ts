@@ -78,7 +78,7 @@ export type DeclineResult = { outcome: "HELD" | "RELEASED" | "OTHER_PAYMENT"; ho
 export type ReleaseResult =
   | { outcome: "RELEASED" | "EXPIRED" | "PAYING" | "CONFIRMED"; hold: Hold }
   | { outcome: "LOST" };
-export type TopupResult = { outcome: "APPLIED" | "BELOW"; free: number; live: number } | { outcome: "UNKNOWN_SKU" };
+export type TopUpResult = { outcome: "APPLIED" | "BELOW"; free: number; live: number } | { outcome: "UNKNOWN_SKU" };
 export type FenceResult = { outcome: "FENCED" | "BUSY" | "NEWER"; epoch: number | null; seq: number | null };
 export type InstallResult = "INSTALLED" | "NOT_NEWER" | "OTHER_INSTANCE";
 export type PermitResult =
@@ -185,7 +185,7 @@ const parseConfirm = withHold<ConfirmResult>(["CONFIRMED", "OTHER_PAYMENT", "LOS
 const parseDecline = withHold<DeclineResult>(["HELD", "RELEASED", "OTHER_PAYMENT", "LOST"]);
 const parseRelease = withHold<ReleaseResult>(["RELEASED", "EXPIRED", "PAYING", "CONFIRMED", "LOST"]);
 
-function parseTopUp(text: string): TopupResult {
+function parseTopUp(text: string): TopUpResult {
   const [outcome, rest] = split(text);
   if (outcome === "UNKNOWN_SKU") return { outcome };
   if (outcome !== "APPLIED" && outcome !== "BELOW") throw new Error(`top_up answered ${outcome}`);
