@@ -1,4 +1,5 @@
 /** The stores alone, without HTTP: the scripts on a Redis of their own, memory per hold, and persist on a Postgres of its own. */
+
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +11,7 @@ import { compose } from "../src/compose.ts";
 import { readConfig } from "../src/config.ts";
 import type { Context } from "../src/context.ts";
 import { makeReference } from "../src/domain/ids.ts";
+import type { Sale } from "../src/domain/sale.ts";
 import { createSale } from "../src/http/admin.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { claimAtOnce, insertPayments } from "../src/payments/rows.ts";
@@ -17,7 +19,6 @@ import { auditSale } from "../src/recover/audit.ts";
 import { persistStage } from "../src/stages/persist.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { connectRedis } from "../src/stores/redis.ts";
-import type { Sale } from "../src/stores/sales.ts";
 import { makeScripts } from "../src/stores/scripts.ts";
 import { median, Wrong } from "./load.ts";
 

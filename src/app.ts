@@ -1,11 +1,14 @@
 /** The HTTP API: shopper routes in the order of the flow, then operations. Operator routes are in admin.ts. */
+
 import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import type { Context } from "./context.ts";
 import { around } from "./crash-points.ts";
+import type { Hold, SaleClock } from "./domain/hold.ts";
 import { orderIdOf, type ReservationId, referenceOfOrder } from "./domain/ids.ts";
 import { preferredLanguage } from "./domain/language.ts";
+import { cartOf, type Sale } from "./domain/sale.ts";
 import { adminRoutes } from "./http/admin.ts";
 import {
   findSale,
@@ -35,8 +38,6 @@ import {
 import { findPayment } from "./payments/rows.ts";
 import { type PayRequest, payStage } from "./stages/pay.ts";
 import { reserveStage } from "./stages/reserve.ts";
-import { cartOf, type Sale } from "./stores/sales.ts";
-import type { Hold, SaleClock } from "./stores/scripts.ts";
 import { pageRoutes } from "./web/pages.tsx";
 
 /** A waiting answer looks again by itself this often; hints make it faster. */

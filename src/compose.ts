@@ -1,17 +1,19 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
+
 import { EventEmitter } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
 import { makeApp } from "./app.ts";
-import { type Config, ConfigError } from "./config.ts";
+import type { Config } from "./config.ts";
 import type { Context } from "./context.ts";
+import { ConfigError } from "./domain/errors.ts";
 import { makeIds } from "./domain/ids.ts";
+import type { MailReader } from "./domain/order.ts";
 import { codGateway } from "./gateways/cod.ts";
 import { type Gate, makeGate } from "./gateways/gate.ts";
 import type { Gateway } from "./gateways/port.ts";
 import { sandboxGateway } from "./gateways/sandbox.ts";
-import type { MailReader } from "./local/mailbox.ts";
 import { makeMetrics } from "./metrics.ts";
 import { type Mailer, smtpMailer } from "./notify/mail.ts";
 import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
@@ -21,7 +23,7 @@ import { connectChangeHints } from "./stores/change-hints.ts";
 import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
 import { assertSafe, unsafePostgres } from "./stores/preflight.ts";
 import { connectRedis } from "./stores/redis.ts";
-import { makeSales } from "./stores/sales.ts";
+import { Sales } from "./stores/sales.ts";
 import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
 import { runWorkers, watchSales } from "./workers.ts";
@@ -30,9 +32,9 @@ export interface Service {
   ctx: Context;
   app: ReturnType<typeof makeApp>["app"];
   specs: ReturnType<typeof makeApp>["specs"];
-  /** Node's own door to the routes of the rush; false leaves a request to the app. */
+  /** Answers a hot route on node's own request and response; false leaves a request to the app. */
   fastPath: ReturnType<typeof makeApp>["fastPath"];
-  /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
+  /** Rebuilds every sale that is not complete in Redis; when a store is away the loops do it later. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */
   start(): void;
@@ -69,7 +71,7 @@ async function isFresh(db: Db, gateway: string): Promise<boolean> {
   return (await db.update(gateTable).set({ quiet: false }).where(at).returning()).length > 0;
 }
 
-/** The last act of a stack that ran alone with a Redis of its own: gates that have no permit out need no wait next time. */
+/** The last step of a stack that had a private Redis: a gate without permits out may open at once at the next start (rule F). */
 async function markQuiet(ctx: Context): Promise<void> {
   for (const gateway of ctx.gates.keys()) {
     const { inFlight } = await ctx.scripts.gateView(gateway);
@@ -125,7 +127,7 @@ export async function compose(
   const drain = new AbortController();
   const { db } = postgres;
   const scripts = makeScripts(redis);
-  const sales = makeSales(db, redis, log);
+  const sales = new Sales(db, redis, log);
   const ids = makeIds(await sharedSecret(db, "reservation-ids"));
   const gates = await makeGates(config, db, gateways, scripts);
   const work = new EventEmitter().setMaxListeners(0);

@@ -1,8 +1,7 @@
 /** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
 import { availableParallelism } from "node:os";
 import { z } from "zod";
-
-export class ConfigError extends Error {}
+import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
 /**
@@ -47,11 +46,16 @@ const url = (protocols: string[]) =>
     `must be a URL that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`,
   );
 
+const GUESSABLE = "can be guessed; make one with: openssl rand -base64 32";
+/** Keeps out what people type in a hurry; it does not measure entropy. */
+const isHardToGuess = (token: string) => new Set(token).size >= 8 && !/change.?me|password|12345678/i.test(token);
+
 const GATEWAYS = ["sandbox", "cod"] as const;
 
 const schema = z.object({
   PORT: whole(3000, 0, 65535),
   HOST: z.string().min(1).default("127.0.0.1"),
+  NODE_ENV: z.string().optional(),
   REDIS_URL: z
     .string()
     .transform(list)
@@ -62,7 +66,7 @@ const schema = z.object({
   ADMIN_TOKEN: z
     .string()
     .transform(list)
-    .pipe(z.array(z.string().min(16, "needs at least 16 characters")).min(1))
+    .pipe(z.array(z.string().min(16, "needs at least 16 characters").refine(isHardToGuess, GUESSABLE)).min(1))
     .optional(),
   SHOPPER_TOKEN_SECRET: z
     .string()
@@ -115,6 +119,8 @@ type Env = z.infer<typeof schema>;
 export interface Config {
   port: number;
   host: string;
+  /** NODE_ENV is production: nothing is started that is only for trying out. */
+  production: boolean;
   redisUrls: string[] | undefined;
   databaseUrl: string | undefined;
   dataDir: string;
@@ -136,7 +142,7 @@ export interface Config {
   corsOrigins: string[];
   trustedProxies: number;
   customerRatePerS: number;
-  /** Reserves at work in one process; four times as many may pay or release, half as many only look. */
+  /** Reserves at work in one process; four times as many may pay or release, half as many read. */
   inFlightMax: number;
   bodyBytesMax: number;
   role: Env["ROLE"];
@@ -189,6 +195,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   return {
     port: e.PORT,
     host: e.HOST,
+    production: e.NODE_ENV === "production",
     redisUrls: e.REDIS_URL,
     databaseUrl: e.DATABASE_URL,
     dataDir: e.DATA_DIR,

@@ -1,23 +1,24 @@
 /** The command line: `fukubukuro --help`. */
+
 import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
-import { isApiProcess, shareFigures, startApiProcesses } from "./commands/api-processes.ts";
+import { isApiProcess, shareMetrics, startApiProcesses } from "./commands/api-processes.ts";
 import { rehearse, verdictOf } from "./commands/rehearse.ts";
 import { compose, type Service } from "./compose.ts";
-import { type Config, ConfigError, readConfig, told } from "./config.ts";
+import { type Config, readConfig, told } from "./config.ts";
+import { ConfigError, StartError } from "./domain/errors.ts";
+import type { Sale } from "./domain/sale.ts";
 import { createSale } from "./http/admin.ts";
 import { CUSTOMER_ID, signShopperToken } from "./http/auth.ts";
 import { check, saleBody } from "./http/contract.ts";
 import { Problem } from "./http/problem.ts";
 import { listen } from "./http/server.ts";
 import { readMailbox } from "./local/mailbox.ts";
-import { StartError } from "./local/processes.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
 import { makeLog } from "./log.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
-import type { Sale } from "./stores/sales.ts";
 
 const DAY_MS = 86_400_000;
 const DEMO_SALE = "demo";
@@ -156,7 +157,7 @@ async function serveApi(config: Config): Promise<void> {
     mailbox: folder === undefined ? null : readMailbox(folder),
     alone: false,
   });
-  shareFigures(service.ctx.metrics);
+  shareMetrics(service.ctx.metrics);
   // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.
   await service.ctx.redis.ready(5_000).catch(() => {});
   service.start();

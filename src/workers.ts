@@ -1,7 +1,10 @@
 /** The loops of a worker process. Each has a bounded single step; `run` repeats the steps until the signal. */
+
 import { sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "./context.ts";
+import { Unavailable } from "./domain/errors.ts";
+import { isOver, type Sale } from "./domain/sale.ts";
 import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
@@ -9,8 +12,6 @@ import { reconcileOnce } from "./recover/reconcile.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
-import { Unavailable } from "./stores/redis.ts";
-import { isOver, type Sale } from "./stores/sales.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;
@@ -18,7 +19,7 @@ const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
-const BUSY_LOOK_MS = 100;
+const BUSY_CHECK_MS = 100;
 const MAIL_GIVES_WAY_MS = 2_000;
 const SALES_MS = 1_000;
 const AUDIT_MS = 15_000;
@@ -63,11 +64,11 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Mails give way to orders: while this process is busy they wait, for a moment each time. */
+/** Mails give way to orders: while this process is busy the next batch waits, but not longer than a moment. */
 async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
   let before = performance.eventLoopUtilization();
-  for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_LOOK_MS) {
-    await idle(ctx, "never", BUSY_LOOK_MS, signal);
+  for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_CHECK_MS) {
+    await idle(ctx, "never", BUSY_CHECK_MS, signal);
     const now = performance.eventLoopUtilization();
     if (performance.eventLoopUtilization(now, before).utilization < BUSY) return;
     before = now;

@@ -1,4 +1,5 @@
 /** The command line and the local stack, as a person on a bare machine meets them. */
+
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -7,7 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { ConfigError, readConfig } from "../src/config.ts";
+import { readConfig } from "../src/config.ts";
+import { ConfigError } from "../src/domain/errors.ts";
 import { freePort, runs, startGuarded } from "../src/local/processes.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
 import { call, inParallel, operator, saleBodyOf, shopper, until } from "./support.ts";

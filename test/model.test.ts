@@ -1,15 +1,17 @@
 /** Random histories of the real scripts on a real Redis, beside a model of a few integers and maps. The books are checked after each step. */
+
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { pino } from "pino";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { parseHold } from "../src/domain/hold.ts";
 import { RESERVATION_TRANSITIONS, type ReservationState } from "../src/domain/lifecycle.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { connectRedis, type Redis } from "../src/stores/redis.ts";
-import { makeScripts, parseHold, type Scripts, type Stamp } from "../src/stores/scripts.ts";
+import { makeScripts, type Scripts, type Stamp } from "../src/stores/scripts.ts";
 
 let folder: string;
 let server: Awaited<ReturnType<typeof startRedis>>;

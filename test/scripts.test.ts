@@ -1,23 +1,18 @@
 /** Each script on a real Redis: every outcome of its header, and the header against the code. */
+
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pino } from "pino";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { StaleEpoch } from "../src/domain/errors.ts";
+import { parseHold } from "../src/domain/hold.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { gateKeys, saleKeys } from "../src/stores/keys.ts";
+import { scriptNames, scriptText } from "../src/stores/lua.ts";
 import { connectRedis, type Redis } from "../src/stores/redis.ts";
-import {
-  type InstallImage,
-  makeScripts,
-  parseHold,
-  type Scripts,
-  StaleEpoch,
-  type Stamp,
-  scriptNames,
-  scriptText,
-} from "../src/stores/scripts.ts";
+import { type InstallImage, makeScripts, type Scripts, type Stamp } from "../src/stores/scripts.ts";
 import { pause, until } from "./support.ts";
 
 let folder: string;

@@ -46,7 +46,7 @@ export interface Reservation {
   payment?:
     | {
         id: string;
-        /** queued, sending, action_required, unknown; declined while held. Unknown is not failed: it is being looked up. */
+        /** queued, sending, action_required, unknown; declined while held. `unknown` does not mean failed: the gateway is being asked. */
         status: string;
         /** Place in the line, from 1, while queued. */
         position?: number | undefined;
@@ -110,7 +110,7 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
-/** A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when none came in time: then it is not known what happened. */
+/** A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when no answer came in time: then what happened is not known. */
 export class FukubukuroError extends Error {
   readonly status: number;
   readonly code: string;

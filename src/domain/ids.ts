@@ -1,6 +1,8 @@
 import { hash, timingSafeEqual } from "node:crypto";
 import { customAlphabet } from "nanoid";
-import { PARTITION } from "../stores/keys.ts";
+
+/** Partition of a sale; one until a sale is split. Part of every reservation id. */
+export const PARTITION = 0;
 
 const HASH_LENGTH = 22; // 128 bits, base64url
 const MAC_LENGTH = 11; // 64 bits, base64url

@@ -1,4 +1,4 @@
-import type { OrderLine } from "../stores/schema.ts";
+import type { OrderLine } from "../domain/order.ts";
 
 /** One attempt, as a gateway needs it. `reference` is also the gateway's idempotency key. */
 export interface ChargeRequest {

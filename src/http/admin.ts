@@ -1,15 +1,16 @@
 /** Operator routes. Each one that changes something leaves a row in the admin log. */
+
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
 import { streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { orderIdOf, referenceOfOrder } from "../domain/ids.ts";
+import type { Sale } from "../domain/sale.ts";
 import { auditSale } from "../recover/audit.ts";
 import { rebuildSale, settingsOf } from "../recover/rebuild.ts";
 import { reconcileOnce } from "../recover/reconcile.ts";
 import { topUp } from "../stages/top-up.ts";
-import type { Sale } from "../stores/sales.ts";
 import { adminLog, epochs, items, journalPositions, orders, payments, sales } from "../stores/schema.ts";
 import { certificateAnswer } from "../web/certificate.tsx";
 import { headerOf, incomingOf, type Routes } from "./api.ts";

@@ -1,11 +1,11 @@
 /** How a route is written: its place in the OpenAPI document and its handler side by side; limits, errors and headers in one place. */
+
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
-import { Overloaded } from "../stores/coalesce.ts";
-import { Unavailable } from "../stores/redis.ts";
-import type { Sale } from "../stores/sales.ts";
+import { NoSuchItem, Overloaded, Unavailable } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { NAME } from "./contract.ts";
 import { makeLoadShedding, type Priority } from "./load-shedding.ts";
 import { PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
@@ -216,6 +216,7 @@ export function makeRoutes(ctx: Context) {
   /** What a thrown error answers. An expected refusal is a Problem; a store that is away leaves the outcome unknown. */
   function refuse(asked: IncomingHttpHeaders, path: string, error: unknown): Reply {
     if (error instanceof Problem) return problem(asked, error);
+    if (error instanceof NoSuchItem) return problem(asked, new Problem("NOT_FOUND", error.message));
     if (error instanceof Overloaded) return problem(asked, new Problem("OVERLOADED", error.message));
     if (error instanceof Unavailable) {
       ctx.log.warn({ err: error, path }, "unavailable");

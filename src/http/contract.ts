@@ -58,7 +58,6 @@ export const shopBody = z
       .openapi({ description: "registration number of a qualified invoice issuer (適格請求書発行事業者)" }),
   })
   .openapi("Shop");
-export type Shop = z.infer<typeof shopBody>;
 
 export const termsBody = z
   .strictObject({
@@ -71,7 +70,6 @@ export const termsBody = z
     description:
       "what the last step before paying must show (特定商取引法 第十二条の六), beside items, total and period",
   });
-export type Terms = z.infer<typeof termsBody>;
 
 const ITEMS_MAX = 1_000;
 const namedOnce = (items: Array<{ sku: string }>) => new Set(items.map((i) => i.sku)).size === items.length;

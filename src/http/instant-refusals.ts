@@ -3,10 +3,11 @@
  * is a lease: until it is over Redis grants nobody what the board shows as out (lua/refusal_lease.lua), on any process. So whoever is not
  * listed has nothing to replay, and is refused without asking anyone; whoever is listed is always sent on to Redis.
  */
+
 import type { Context } from "../context.ts";
-import type { Sale } from "../stores/sales.ts";
-import { deadlineAt } from "../stores/sales.ts";
-import type { ReserveResult, SaleClock } from "../stores/scripts.ts";
+import { deadlineAt, type SaleClock } from "../domain/hold.ts";
+import type { Sale } from "../domain/sale.ts";
+import type { ReserveResult } from "../stores/replies.ts";
 import { Problem } from "./problem.ts";
 import { availabilityOf } from "./views.ts";
 

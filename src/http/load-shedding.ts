@@ -3,7 +3,7 @@
  * who only looks; operators and health checks are always answered. The second signal is how late the event loop is: requests wait
  * there before any line of ours sees them. The least of the last few readings counts (as in CoDel), so that one pause sheds nobody.
  */
-import { Overloaded } from "../stores/coalesce.ts";
+import { Overloaded } from "../domain/errors.ts";
 
 export type Priority = "finish" | "reserve" | "read";
 

@@ -6,10 +6,13 @@ import { orders } from "../stores/schema.ts";
 import type { Routes } from "./api.ts";
 import { newestFirst, viewOrders } from "./views.ts";
 
-/** Makes a cell harmless to spreadsheets (formulas) and quotes it. */
+/** What a spreadsheet may take for a formula, its full-width forms and white space before it included. */
+const FORMULA = /^[\s=+\-@＝＋－＠]/;
+
+/** Makes a cell harmless to spreadsheets and quotes it. */
 export function csvCell(value: string | number | null | undefined): string {
   const text = String(value ?? "");
-  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  const safe = FORMULA.test(text) ? `'${text}` : text;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 

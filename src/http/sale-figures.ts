@@ -1,10 +1,11 @@
 /** What operators watch: the figures of a sale, the requests of this node, the books; read once a second however many watch. */
+
 import { EventEmitter, on } from "node:events";
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
 import { saleKeys } from "../stores/keys.ts";
-import type { Sale } from "../stores/sales.ts";
 import { gates as gateTable } from "../stores/schema.ts";
 import { saleStatus } from "./views.ts";
 

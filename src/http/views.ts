@@ -1,11 +1,12 @@
 /** What the API shows of sales, reservations and orders. */
+
 import { hash } from "node:crypto";
 import { eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { deadlineAt, type Hold, type SaleClock, seenNow } from "../domain/hold.ts";
 import { orderIdOf, paymentIdOf } from "../domain/ids.ts";
-import { cartOf, deadlineAt, type Sale } from "../stores/sales.ts";
+import { cartOf, type Sale } from "../domain/sale.ts";
 import { orderLines, orders } from "../stores/schema.ts";
-import type { Hold, SaleClock } from "../stores/scripts.ts";
 
 /** The answers of a batch share their instants, so the last few are kept as text. */
 const instants = Array.from({ length: 16 }, () => ({ ms: Number.NaN, text: "" }));
@@ -115,13 +116,6 @@ export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hol
     expiresAt: hold.state === "held" ? iso(deadlineAt(hold.deadlineMs, clock)) : undefined,
     serverTime: iso(clock.nowMs),
   };
-}
-
-/** A hold whose time is over is expired, even before it was swept. */
-function seenNow(hold: Hold, clock: SaleClock): Hold {
-  return hold.state === "held" && clock.pausedAtMs === 0 && hold.deadlineMs <= clock.nowMs - clock.shiftMs
-    ? { ...hold, state: "expired" }
-    : hold;
 }
 
 /** Place and wait of a payment in line. */

@@ -5,21 +5,8 @@ import { join } from "node:path";
 import { nanoid } from "nanoid";
 import PostalMime from "postal-mime";
 import { SMTPServer } from "smtp-server";
+import type { MailReader, StoredMail } from "../domain/order.ts";
 
-export interface StoredMail {
-  id: string;
-  at: string;
-  to: string;
-  subject: string;
-  text: string;
-  html: string;
-  messageId: string;
-}
-export interface MailReader {
-  /** Newest first. */
-  list(max?: number): Promise<StoredMail[]>;
-  read(id: string): Promise<StoredMail | null>;
-}
 export interface Mailbox extends MailReader {
   url: string;
   folder: string;

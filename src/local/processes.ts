@@ -1,8 +1,10 @@
 /** Child processes of local mode that never outlive their parent, and ports that are free. */
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
+import { StartError } from "../domain/errors.ts";
 
 /**
  * A shell of three lines between us and the server. Its standard input is a pipe from us: when we end for whatever reason,
@@ -25,7 +27,6 @@ const OUTPUT_MAX = 8_000;
 const LAST_WORDS_MS_MAX = 1_000;
 
 /** Something on this machine stands in the way; the message says what to do. */
-export class StartError extends Error {}
 
 export interface Guarded {
   child: ChildProcess;

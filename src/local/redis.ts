@@ -1,10 +1,12 @@
 /** A private Redis (or Valkey) with its data in a folder of ours. */
+
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { nanoid } from "nanoid";
+import { StartError } from "../domain/errors.ts";
 import { makeClient } from "../stores/redis.ts";
-import { endOrphan, freePort, StartError, startGuarded } from "./processes.ts";
+import { endOrphan, freePort, startGuarded } from "./processes.ts";
 
 export interface LocalServer {
   url: string;

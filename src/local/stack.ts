@@ -1,8 +1,10 @@
 /** Local mode: everything the service needs, on this machine, under one data folder. */
+
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { nanoid } from "nanoid";
-import { type Config, ConfigError } from "../config.ts";
+import type { Config } from "../config.ts";
+import { ConfigError } from "../domain/errors.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
 import { startPostgres } from "./postgres.ts";
 import { freePort, programOf, runs, startGuarded } from "./processes.ts";
@@ -33,7 +35,19 @@ export interface Local {
 
 const GATEWAY_READY_MS = 20_000;
 
-export const needsLocal = (c: Config) => !c.redisUrls || !c.databaseUrl;
+/**
+ * Whether the stores are to be started here: neither is named. One without the other is a node of production that was set up half, and
+ * must not open a demo shop under its real secrets. Throws ConfigError.
+ */
+export function needsLocal(c: Config): boolean {
+  if (c.redisUrls && c.databaseUrl) return false;
+  if (c.redisUrls)
+    throw new ConfigError("REDIS_URL is set and DATABASE_URL is not: set both, or neither for local mode.");
+  if (c.databaseUrl)
+    throw new ConfigError("DATABASE_URL is set and REDIS_URL is not: set both, or neither for local mode.");
+  if (c.production) throw new ConfigError("NODE_ENV is production: set REDIS_URL and DATABASE_URL.");
+  return true;
+}
 
 async function readJson<T>(path: string): Promise<T | null> {
   try {

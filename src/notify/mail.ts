@@ -1,8 +1,9 @@
 /** What the confirmation mail says, and the SMTP link that carries it. */
+
 import { createTransport } from "nodemailer";
 import { inLanguage, type Language } from "../domain/language.ts";
 import { formatInstant, formatMoney, taxesOf } from "../domain/money.ts";
-import type { Contact, OrderLine, SaleDetails, ShipTo } from "../stores/schema.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../domain/order.ts";
 
 export interface MailOrder {
   id: string;
@@ -26,6 +27,7 @@ const WORDS = {
     subject: (id: string) => `ご注文を承りました（${id}）`,
     greeting: (name: string) => `${name} 様`,
     thanks: "ご注文ありがとうございます。以下の内容で承りました。",
+    customer: "お客",
     order: "ご注文番号",
     date: "ご注文日時",
     shipping: "送料",
@@ -44,6 +46,7 @@ const WORDS = {
     subject: (id: string) => `Your order ${id} is confirmed`,
     greeting: (name: string) => `Dear ${name},`,
     thanks: "Thank you. Your order is confirmed:",
+    customer: "customer",
     order: "Order",
     date: "Ordered",
     shipping: "Shipping",
@@ -61,6 +64,18 @@ const WORDS = {
 };
 /** Japan's reduced rate (軽減税率), which an invoice has to mark. */
 const REDUCED_PERCENT = 8;
+
+const LINK = /(?:[a-z][a-z0-9+.-]*:\/\/|www\.)\S+|\S+@\S+\.\S+|\b(?:[a-z0-9-]{2,}\.)+[a-z]{2,}\b(?:[/:?#]\S*)?/giu;
+/**
+ * A shopper's own words in a mail that this shop vouches for: no links, and no lines of their own. Else anyone could send any text to any
+ * address by buying in another's name.
+ */
+const harmless = (text: string) =>
+  text
+    .replace(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, " ")
+    .replace(LINK, "")
+    .replace(/ {2,}/g, " ")
+    .trim();
 
 const escapeHtml = (text: string) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
@@ -83,7 +98,7 @@ function whatToSay(order: MailOrder, sale: MailSale, language: Language): Said {
   // What is left of the amount that was charged: the sale's fee at the time.
   const shippingFee = order.amount - goods.reduce((sum, g) => sum + g.amount, 0);
   const taxes = taxesOf([...goods, { amount: shippingFee, taxPercent }]);
-  const address = [order.shipTo?.postalCode, order.shipTo?.address].filter(Boolean).join(" ");
+  const address = harmless([order.shipTo?.postalCode, order.shipTo?.address].filter(Boolean).join(" "));
   const optional = (label: string, value: string | undefined): Row[] => (value ? [[label, value]] : []);
   return {
     prices: [
@@ -121,19 +136,9 @@ export function confirmationMail(
   const language = tongue === "ja" ? "ja" : "en";
   const w = WORDS[language];
   const { prices, facts, foot } = whatToSay(order, sale, language);
+  const greeting = w.greeting(harmless(order.contact.name) || w.customer);
   const line = ([label, value]: Row) => `${label}: ${value}`;
-  const text = [
-    w.greeting(order.contact.name),
-    "",
-    w.thanks,
-    "",
-    sale.name,
-    ...facts.map(line),
-    "",
-    ...prices.map(line),
-    "",
-    ...foot,
-  ]
+  const text = [greeting, "", w.thanks, "", sale.name, ...facts.map(line), "", ...prices.map(line), "", ...foot]
     .join("\n")
     .trimEnd();
   const table = (rows: Row[], right: boolean) => {
@@ -146,7 +151,7 @@ export function confirmationMail(
     );
     return `<table cellpadding="4" role="presentation" style="max-width:40em">${cells.join("")}</table>`;
   };
-  const html = `<!doctype html><html lang="${language}"><head><meta charset="utf-8"><title>${escapeHtml(w.subject(order.id))}</title></head><body style="font-family:sans-serif;color:#1a1a1a"><p>${escapeHtml(w.greeting(order.contact.name))}</p><p>${w.thanks}</p><h1 style="font-size:18px">${escapeHtml(sale.name)}</h1>${table(facts, false)}<hr>${table(prices, true)}<hr><p>${foot.map(escapeHtml).join("<br>")}</p></body></html>`;
+  const html = `<!doctype html><html lang="${language}"><head><meta charset="utf-8"><title>${escapeHtml(w.subject(order.id))}</title></head><body style="font-family:sans-serif;color:#1a1a1a"><p>${escapeHtml(greeting)}</p><p>${w.thanks}</p><h1 style="font-size:18px">${escapeHtml(sale.name)}</h1>${table(facts, false)}<hr>${table(prices, true)}<hr><p>${foot.map(escapeHtml).join("<br>")}</p></body></html>`;
   return { subject: w.subject(order.id), text: `${text}\n`, html };
 }
 

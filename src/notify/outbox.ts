@@ -5,6 +5,8 @@ import { around } from "../crash-points.ts";
 import { orderLines, orders, outbox } from "../stores/schema.ts";
 import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
 
+type Needs = Pick<Context, "db" | "log" | "metrics" | "sales">;
+
 export const MAIL_CONNECTIONS_MAX = 5;
 const BATCH_MAX = 50;
 /** Longer than the mail link's own time limits together, so that no two senders have one mail in hand. */
@@ -13,7 +15,7 @@ const RETRY_MS = 2_000;
 const RETRY_MS_MAX = 600_000;
 
 /** One batch; answers how many were sent. A row taken and not finished is taken again after its lease. */
-export async function sendOnce(ctx: Context, mailer: Mailer): Promise<number> {
+export async function sendOnce(ctx: Needs, mailer: Mailer): Promise<number> {
   const taken = await ctx.db.execute<{ order_id: string; kind: string; language: string; attempts: number }>(sql`
     update outbox set next_at = now() + ${LEASE_MS} * interval '1 millisecond', attempts = attempts + 1
     where (order_id, kind) in

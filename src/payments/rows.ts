@@ -2,6 +2,7 @@
  * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone else
  * decided; callers read again and act on what is stored (rule B).
  */
+
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import {
   assertPaymentStep,
@@ -11,9 +12,10 @@ import {
   type PaymentState,
   paymentStatesBefore,
 } from "../domain/lifecycle.ts";
+import type { OrderLine } from "../domain/order.ts";
 import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
-import { epochs, items, type OrderLine, payments } from "../stores/schema.ts";
+import { epochs, items, payments } from "../stores/schema.ts";
 
 export type Payment = typeof payments.$inferSelect;
 export type NewPayment = typeof payments.$inferInsert;

@@ -3,12 +3,13 @@
  * not through the code it checks. Two stores cannot be read at one instant: a reading counts only when Postgres was the same
  * before and after Redis was read, and a difference stands only if it is there again.
  */
+
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
+import { Unavailable } from "../domain/errors.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
 import type { ListedCharge } from "../gateways/port.ts";
 import { saleKeys } from "../stores/keys.ts";
-import { Unavailable } from "../stores/redis.ts";
 import { orderOfPayment } from "../stores/schema.ts";
 
 const READINGS_MAX = 8;

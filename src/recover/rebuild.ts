@@ -7,15 +7,18 @@
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
  */
+
 import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { RedisNewer, Unavailable } from "../domain/errors.ts";
+import type { Hold } from "../domain/hold.ts";
 import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { confirmedIn, type JournalEntry, mirrorHolds, parseEntry, recordOrders } from "../stages/persist.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import { type Instance, Unavailable } from "../stores/redis.ts";
+import type { Instance } from "../stores/redis.ts";
 import {
   epochs,
   items,
@@ -26,7 +29,7 @@ import {
   sales,
   stockMoves,
 } from "../stores/schema.ts";
-import type { Hold, InstallImage } from "../stores/scripts.ts";
+import type { InstallImage } from "../stores/scripts.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -39,9 +42,6 @@ const READINGS_MAX = 50;
 const MIRROR_ROWS_MAX = 1_000;
 
 export type Rebuilt = { outcome: "REBUILT"; epoch: number; holds: number; dropped: number } | { outcome: "HEALTHY" };
-
-/** Redis is of a later epoch than Postgres: Postgres was restored from an older state. A person decides; nothing is touched. */
-export class RedisNewer extends Error {}
 
 /** Settings of a sale as Redis keeps them. */
 export function settingsOf(s: {

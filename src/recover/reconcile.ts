@@ -2,11 +2,14 @@
  * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number: every
  * step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on.
  */
+
 import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { Unavailable } from "../domain/errors.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
 import { lateStatesBefore, PAYMENT_OPEN } from "../domain/lifecycle.ts";
+import { isOver, type Sale } from "../domain/sale.ts";
 import type { Gate } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer, ListedCharge } from "../gateways/port.ts";
 import {
@@ -27,8 +30,6 @@ import { recordOrders } from "../stages/persist.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
 import { finishMove } from "../stages/top-up.ts";
 import { saleKeys } from "../stores/keys.ts";
-import { Unavailable } from "../stores/redis.ts";
-import { isOver, type Sale } from "../stores/sales.ts";
 import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../stores/schema.ts";
 import { settingsOf } from "./rebuild.ts";
 

@@ -53,8 +53,8 @@ export function chargeRequest(p: Payment) {
 }
 
 /**
- * Stops a worker from spending the line on a gateway that is away: after so many calls in a row without a definite answer it waits, longer
- * each time, and then tries one payment alone. Who waits in line keeps waiting, and keeps the hold.
+ * Keeps a worker from sending payment after payment to a gateway that is away: after so many calls in a row without a
+ * definite answer it waits, longer each time, and then tries one payment alone. The others stay in line and keep their holds.
  */
 export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000) {
   let failures = 0;
@@ -108,7 +108,7 @@ export async function charge(
     case "NOT_QUEUED":
       return gate.settle(permit, null, null);
     case "CLAIMED":
-      // Rule E, second check: claimed but not sent; reconcile closes the door and gives the hold back.
+      // Rule E, second check: claimed but not sent; reconcile cancels it at the gateway and gives the hold back.
       if (!permit.covers()) return gate.settle(permit, null, null);
   }
   const { answer, callMs } = await askGateway(ctx, gateway, "charge", () =>

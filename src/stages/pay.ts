@@ -3,20 +3,22 @@
  * line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back (rule D), or a
  * row outside the line, which it puts in.
  */
+
 import { hash } from "node:crypto";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { Overloaded, Unavailable } from "../domain/errors.ts";
+import type { Hold, SaleClock } from "../domain/hold.ts";
 import { makeReference } from "../domain/ids.ts";
+import type { Contact, ShipTo } from "../domain/order.ts";
+import { cartOf, type Sale } from "../domain/sale.ts";
 import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments/rows.ts";
-import { coalesce, Overloaded } from "../stores/coalesce.ts";
-import { Unavailable } from "../stores/redis.ts";
-import { cartOf, type Sale } from "../stores/sales.ts";
-import type { Contact, ShipTo } from "../stores/schema.ts";
-import type { Hold, PayResult, SaleClock } from "../stores/scripts.ts";
+import { coalesce } from "../stores/coalesce.ts";
+import type { PayResult } from "../stores/replies.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
-/** As for reserve, and dearer: a batch is a script call, an insert with its sync to disk, and a call to the line. */
+/** As for reserve, but a batch costs more: a script call, an insert with its sync to disk, and a call to the line. */
 const ENOUGH = 64;
 const GATHER_MS = 5;
 
@@ -91,7 +93,7 @@ export function payStage(ctx: Context) {
 
   async function lineHasRoom(gateway: string): Promise<boolean> {
     const line = await ctx.reads.line(gateway);
-    // Those admitted since the last look count too.
+    // Those admitted since the line was last read count too.
     return line.length++ < ctx.config.gatewayLineMax;
   }
 

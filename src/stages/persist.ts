@@ -2,12 +2,16 @@
  * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
  * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
  */
+
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { NewerEntry } from "../domain/errors.ts";
+import type { Sale } from "../domain/sale.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
-import type { Sale } from "../stores/sales.ts";
+
+type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -32,9 +36,6 @@ export interface JournalEntry {
 }
 
 type RawEntry = [id: string, fields: string[] | null];
-
-/** Written by a newer version, which runs beside this one while it is rolled out: it is left for a process that knows it. */
-class NewerEntry extends Error {}
 
 /** Throws when an entry cannot be read: it is not ours to guess. */
 export function parseEntry([id, fields]: RawEntry): JournalEntry {
@@ -62,10 +63,10 @@ export function parseEntry([id, fields]: RawEntry): JournalEntry {
 
 /**
  * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and
- * an entry that arrives late must not bring a hold back. In order of key, as orders are in theirs, so that two workers never wait for each other crosswise.
+ * an entry that arrives late must not bring a hold back. In order of key (rule W).
  */
 export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[]): Promise<void> {
-  // The last of each, since when it is held from the first. One plain literal: spread ones were 5 us of every row.
+  // The last state of each hold, and since when it is held from the first. A plain literal: spread ones took 5 us a row.
   const mirror = new Map<string, { held_ms: number }>();
   for (const e of entries) {
     for (const t of e.transitions) {
@@ -134,7 +135,7 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
 const isDataError = (error: unknown) =>
   /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
 
-export function persistStage(ctx: Context, consumer: string) {
+export function persistStage(ctx: Needs, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
   const reclaims = new Map<string, { at: number; from: string }>();
 
@@ -239,7 +240,7 @@ export function persistStage(ctx: Context, consumer: string) {
 }
 
 /** Makes the group from the stream's beginning when Redis has lost it. */
-async function withGroup<T>(ctx: Context, journal: string, call: () => Promise<T>): Promise<T> {
+async function withGroup<T>(ctx: Needs, journal: string, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {

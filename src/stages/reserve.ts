@@ -2,9 +2,12 @@
 
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { SaleClock } from "../domain/hold.ts";
+import type { Sale } from "../domain/sale.ts";
 import { coalesce } from "../stores/coalesce.ts";
-import type { Sale } from "../stores/sales.ts";
-import type { ReserveResult, SaleClock } from "../stores/scripts.ts";
+import type { ReserveResult } from "../stores/replies.ts";
+
+type Needs = Pick<Context, "config" | "sales" | "scripts">;
 
 const BATCH_MAX = 128;
 /** Per sale and process; at 20,000 a second this is half a second of waiting. */
@@ -22,7 +25,7 @@ export interface ReserveRequest {
 }
 export type Reserved = { result: ReserveResult; clock: SaleClock };
 
-export function reserveStage(ctx: Context) {
+export function reserveStage(ctx: Needs) {
   const limits = { sweepMax: SWEEP_MAX, journalMax: ctx.config.journalMax };
   const bySale = new Map<string, (r: ReserveRequest) => Promise<Reserved>>();
 

@@ -1,14 +1,17 @@
 /**
- * confirm: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
+ * confirm and decline: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
  * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
+
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import type { Sale } from "../domain/sale.ts";
 import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments/rows.ts";
-import type { Sale } from "../stores/sales.ts";
+
+type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
-export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Promise<void> {
+export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promise<void> {
   const bySale = new Map<string, PaymentOutcome[]>();
   for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
   for (const [saleId, ofSale] of bySale) {
@@ -33,7 +36,7 @@ export async function settleHolds(ctx: Context, payments: PaymentOutcome[]): Pro
 }
 
 async function confirmCaptured(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   captured: PaymentOutcome[],
   mayPinAgain: boolean,
@@ -47,7 +50,7 @@ async function confirmCaptured(
     const payment = captured[i] as PaymentOutcome;
     ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
     if (r.outcome === "CONFIRMED") return;
-    // A capture that came late was honoured, and a decline of before reached the hold in between: it has its grace, and is pinned again.
+    // Late money was honoured, and an earlier decline reached the hold in between: it is held for its grace, and pinned again.
     if (
       r.outcome === "OTHER_PAYMENT" &&
       r.hold.state === "held" &&

@@ -3,12 +3,15 @@
  * More: Postgres first, then Redis by the move's id (rule K). Less: Redis gives up free units first, then Postgres lowers
  * `granted`, and only in the epoch in which Redis gave them up (rule L). A crash between is finished by reconcile.
  */
+
 import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import type { Sale } from "../stores/sales.ts";
+import type { Sale } from "../domain/sale.ts";
 import { epochs, items, stockMoves } from "../stores/schema.ts";
+
+type Needs = Pick<Context, "db" | "metrics" | "sales" | "scripts">;
 
 type StockMove = typeof stockMoves.$inferSelect;
 export interface ItemCounts {
@@ -25,7 +28,7 @@ export type ToppedUp =
   | { outcome: "MISMATCH" };
 
 export async function topUp(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   r: { sku: string; delta: number; reason: string; idempotencyKey: string },
 ): Promise<ToppedUp> {
@@ -67,7 +70,7 @@ async function grant(db: Queryable, saleId: string, sku: string, delta: number) 
 
 /** Brings a move to its end from wherever it stands. Safe to repeat, in any number. */
 export async function finishMove(
-  ctx: Context,
+  ctx: Needs,
   sale: Sale,
   move: StockMove,
 ): Promise<{ outcome: "DONE"; counts: ItemCounts } | { outcome: "BELOW_COMMITTED"; free: number }> {

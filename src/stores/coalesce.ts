@@ -1,5 +1,4 @@
-/** Refused because too much is waiting; nothing was done. */
-export class Overloaded extends Error {}
+import { Overloaded } from "../domain/errors.ts";
 
 /**
  * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one call

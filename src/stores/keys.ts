@@ -1,7 +1,5 @@
 /** Every Redis key. One hash tag per sale partition, so that all keys of a transition share a slot. */
-
-/** Partition of a sale; one until a sale is split. Part of every reservation id. */
-export const PARTITION = 0;
+import { PARTITION } from "../domain/ids.ts";
 
 /** Hints that a reservation changed; the message is its keys, comma-separated. Never a source of truth. */
 export const CHANGES_CHANNEL = "fb:changes";

@@ -1,11 +1,13 @@
 /**
- * Settings of the stores that the promises stand on. A wrong one stops selling with a sentence that names it; `ALLOW_UNSAFE` names those
- * that an operator takes upon himself, and each start says so loudly. Redis is looked at on every new connection, since a failover may
- * lead to another one; Postgres at the start.
+ * Settings of the stores that the promises depend on. A wrong one stops selling with a sentence that names it. An operator
+ * may accept the risk by naming the setting in `ALLOW_UNSAFE`; each start then logs it as an error. Redis is checked on
+ * every new connection, since a failover may lead to another instance; Postgres is checked at the start.
  */
+
 import type { Logger } from "pino";
 import type { Sql } from "postgres";
-import { ConfigError, type UNSAFE_NAMES } from "../config.ts";
+import type { UNSAFE_NAMES } from "../config.ts";
+import { ConfigError } from "../domain/errors.ts";
 
 export interface Unsafe {
   /** As in ALLOW_UNSAFE. */
@@ -74,12 +76,12 @@ export async function unsafePostgres(sql: Sql): Promise<Unsafe[]> {
   return found;
 }
 
-/** Says loudly what is allowed; answers the sentence of the first that is not, or null. */
+/** Logs what is allowed as an error; answers the sentence of the first that is not allowed, or null. */
 export function refusalFor(found: Unsafe[], allowed: string[], log: Logger): string | null {
   let refusal: string | null = null;
   for (const u of found) {
     if (allowed.includes(u.name)) log.error({ unsafe: u.name }, `UNSAFE, and allowed by ALLOW_UNSAFE: ${u.sentence}`);
-    else refusal ??= `${u.sentence} (Or take it upon yourself: ALLOW_UNSAFE=${u.name}.)`;
+    else refusal ??= `${u.sentence} (Or accept the risk: ALLOW_UNSAFE=${u.name}.)`;
   }
   return refusal;
 }

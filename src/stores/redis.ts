@@ -1,15 +1,7 @@
 import { Redis as Client, Cluster, type ClusterNode } from "ioredis";
 import type { Logger } from "pino";
+import { Unavailable } from "../domain/errors.ts";
 import { refusalFor, unsafeRedis } from "./preflight.ts";
-
-/** A store did not answer, or not in a state to be used. What was asked may or may not have been done. */
-export class Unavailable extends Error {
-  readonly retryAfterMs: number;
-  constructor(message: string, retryAfterMs = 1000, options?: ErrorOptions) {
-    super(message, options);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
 
 const COMMAND_TIMEOUT_MS = 2_000;
 const CONNECT_TIMEOUT_MS = 2_000;
@@ -36,7 +28,7 @@ export interface Redis {
   client: Client | Cluster;
   /** The Redis behind the present connection, or null while it is not connected or not yet asked (rule G). */
   instance(): Instance | null;
-  /** Why the Redis we reach is not to be sold from (preflight.ts), or null. */
+  /** Why nothing may be sold from the Redis we reach (preflight.ts), or null. */
   refusal(): string | null;
   /** Resolves when an instance is known; rejects with Unavailable after the time. */
   ready(timeoutMs: number): Promise<Instance>;

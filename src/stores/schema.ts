@@ -15,37 +15,12 @@ import {
   uniqueIndex,
 } from "drizzle-orm/pg-core";
 import { ORDER_STATES, PAYMENT_STATES, STOCK_MOVE_STATES } from "../domain/lifecycle.ts";
-import type { Shop, Terms } from "../http/contract.ts";
+import type { Contact, OrderLine, SaleDetails, ShipTo } from "../domain/order.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const ms = (name: string) => bigint(name, { mode: "number" });
 const oneOf = (column: string, words: readonly string[]) =>
   sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
-
-export interface OrderLine {
-  sku: string;
-  quantity: number;
-  /** Minor units, tax included. */
-  unitPrice: number;
-  name: string;
-}
-export interface Contact {
-  email: string;
-  name: string;
-  phone?: string | undefined;
-}
-export interface ShipTo {
-  postalCode?: string | undefined;
-  address?: string | undefined;
-}
-
-/** What pages and mails say of a sale; nothing that decides depends on it. */
-export interface SaleDetails {
-  shop?: Shop | undefined;
-  terms?: Terms | undefined;
-  /** Of items that name none, and of the shipping fee. */
-  taxPercent: number;
-}
 
 /** Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start. */
 export const secrets = pgTable("secrets", {
@@ -139,7 +114,7 @@ export const reservations = pgTable(
     heldAt: at("held_at").notNull(),
     changedAt: at("changed_at").notNull(),
   },
-  // rebuild reads a sale's; the one index there is, since every reservation of the rush pays for it
+  // the only index, since every reservation pays for each; rebuild reads all holds of a sale
   (t) => [primaryKey({ columns: [t.saleId, t.key] })],
 );
 
@@ -174,14 +149,14 @@ export const payments = pgTable(
     declineCode: text("decline_code"),
     chargeId: text("charge_id"),
     actionUrl: text("action_url"),
-    /** Why a person should look, e.g. the gateway charged another amount. */
+    /** Why a person is needed, e.g. the gateway charged another amount. */
     attention: text("attention"),
     queuedAt: at("queued_at").notNull().defaultNow(),
     /** Our last send to the gateway; after its lease the call cannot be running any more. */
     sentAt: at("sent_at"),
     firstSentAt: at("first_sent_at"),
     actionDeadline: at("action_deadline"),
-    /** When reconcile looks next. */
+    /** When reconcile asks next. */
     checkAt: at("check_at"),
     capturedAt: at("captured_at"),
     endedAt: at("ended_at"),
@@ -206,7 +181,7 @@ export const payments = pgTable(
     // captured and not yet an order
     index("payments_captured").on(t.capturedAt).where(sql`state = 'captured'`),
     index("payments_by_sale").on(t.saleId, t.state),
-    // the few that a person should look at, and late captures that are followed up
+    // the few that need a person, and late captures that are followed up
     index("payments_with_attention").on(t.capturedAt).where(sql`attention is not null`),
   ],
 );
@@ -244,10 +219,10 @@ export const orders = pgTable(
   ],
 );
 
-/** Joins a payment and its order by the one index that there is for both. */
+/** Joins a payment and its order by the orders' primary key. */
 export const orderOfPayment = sql`${orders.id} = 'ord_' || ${payments.reference}`;
 
-/** What was ordered, as it was named and priced then. Of which sale is the order's to say. */
+/** What was ordered, with the names and prices of that moment. */
 export const orderLines = pgTable(
   "order_lines",
   {
@@ -341,7 +316,7 @@ export const strayCharges = pgTable(
   (t) => [primaryKey({ columns: [t.gateway, t.reference] })],
 );
 
-/** Journal entries that could not be applied. A person looks; nothing is thrown away. */
+/** Journal entries that could not be applied. They wait for a person; nothing is thrown away. */
 export const deadLetters = pgTable(
   "dead_letters",
   {

@@ -1,9 +1,10 @@
 /** @jsxImportSource hono/jsx */
 /** The mails of local mode, and what the confirmation of a sale will look like. */
+
 import type { FC } from "hono/jsx";
-import type { StoredMail } from "../local/mailbox.ts";
+import type { StoredMail } from "../domain/order.ts";
+import type { Sale } from "../domain/sale.ts";
 import { confirmationMail } from "../notify/mail.ts";
-import type { Sale } from "../stores/sales.ts";
 import type { PageContext } from "./layout.tsx";
 
 /** A mail's HTML is shown in a frame of its own that may run nothing and load nothing. */

@@ -1,16 +1,17 @@
 /** @jsxImportSource hono/jsx */
 /** The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is fetched from outside. */
+
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
+import type { Sale } from "../domain/sale.ts";
 import { findSale, type Routes } from "../http/api.ts";
 import { type AdminAuth, signShopperToken } from "../http/auth.ts";
 import { Problem } from "../http/problem.ts";
 import { saleStatus } from "../http/views.ts";
-import type { Sale } from "../stores/sales.ts";
 import { assets } from "./assets.ts";
 import { cockpitRoutes } from "./cockpit.tsx";
 import { type PageContext, page } from "./layout.tsx";

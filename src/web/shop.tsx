@@ -3,10 +3,11 @@
  * The demo storefront of local mode. The pages are frames with the words and what never changes; everything that does is filled in by
  * browser/shop.ts through the public API, so that an integrator can copy it.
  */
+
 import type { Child, FC } from "hono/jsx";
 import { inLanguage } from "../domain/language.ts";
 import { formatInstant, formatMoney } from "../domain/money.ts";
-import type { Sale } from "../stores/sales.ts";
+import type { Sale } from "../domain/sale.ts";
 import type { PageContext } from "./layout.tsx";
 
 const TEST_CARDS = ["tok_ok", "tok_declined", "tok_slow", "tok_3ds", "tok_timeout_after_charge", "tok_error_then_ok"];

@@ -347,8 +347,8 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "a sale of long ago is visited all the time",
-    "src/stores/sales.ts",
-    "Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS",
+    "src/domain/sale.ts",
+    "Date.now() > s.closesAtMs + s.holdMs + VISITED_AFTER_MS",
     "s.holdMs < 0",
     "sale",
     "long over",

@@ -42,18 +42,18 @@ const render = () => renderShop(shop);
 // ---- what the service says ----
 
 /** How often an open page asks: a top-up is seen within a second. */
-const LOOK_MS = 600;
-let looking: AbortController | null = null;
+const POLL_MS = 600;
+let watching: AbortController | null = null;
 
 async function watchSale(): Promise<void> {
-  looking?.abort();
-  looking = new AbortController();
+  watching?.abort();
+  watching = new AbortController();
   const before = new Map<string, string>();
   const onTrouble = () => {
     shop.unreached = true;
     render();
   };
-  for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal, onTrouble })) {
+  for await (const next of client.watch(saleId, { everyMs: POLL_MS, signal: watching.signal, onTrouble })) {
     shop.sale = next;
     shop.unreached = false;
     for (const i of next.items) {
@@ -304,7 +304,7 @@ function startSale(): void {
   find("#buy-more").addEventListener("click", again);
   document.addEventListener("visibilitychange", () => {
     // A page that nobody sees asks nothing; what it shows is looked up when it is seen again.
-    if (document.hidden) looking?.abort();
+    if (document.hidden) watching?.abort();
     else void watchSale();
   });
   setInterval(() => tick(shop), 250);

@@ -1,0 +1,44 @@
+/** Loads lua/ and runs its scripts: the one place where a script's text, keys and arguments meet Redis. */
+import { readdirSync, readFileSync } from "node:fs";
+import { StaleEpoch, Unavailable } from "../domain/errors.ts";
+import type { Redis } from "./redis.ts";
+
+const LUA = new URL("../../lua/", import.meta.url);
+/** Transitions of a sale get the prelude; the others stand alone. */
+const ALONE = new Set(["fence", "install", "line_join", "line_take", "permit_take", "permit_give", "gate_view"]);
+
+/** Text of a script as Redis gets it: the shebang line first, then the prelude, then the script. */
+export function scriptText(name: string): string {
+  const own = readFileSync(new URL(`${name}.lua`, LUA), "utf8");
+  if (ALONE.has(name)) return own;
+  const lineEnd = own.indexOf("\n");
+  return `${own.slice(0, lineEnd)}\n${readFileSync(new URL("prelude.lua", LUA), "utf8")}${own.slice(lineEnd)}`;
+}
+
+export function scriptNames(): string[] {
+  return readdirSync(LUA)
+    .filter((f) => f.endsWith(".lua") && f !== "prelude.lua")
+    .map((f) => f.slice(0, -4));
+}
+
+/** Runs a script by name. An expected refusal is a value; an exception is a fault and means "unknown". */
+export type RunScript = (name: string, keys: string[], args: Array<string | number>) => Promise<string[]>;
+
+type Command = (...args: Array<string | number>) => Promise<string[]>;
+
+export function loadScripts(redis: Redis): RunScript {
+  for (const name of scriptNames()) redis.client.defineCommand(`fb_${name}`, { lua: scriptText(name) });
+  // defineCommand puts a method of that name on the client, which its type cannot know.
+  const commands = redis.client as unknown as Record<string, Command>;
+
+  return async function runScript(name, keys, args) {
+    if (!redis.instance()) throw new Unavailable("Redis is away");
+    try {
+      return await (commands[`fb_${name}`] as Command).call(redis.client, keys.length, ...keys, ...args);
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (message.includes("BROKEN ")) throw new StaleEpoch("", message);
+      throw new Unavailable(`Redis did not answer ${name}: ${message}`, 1000, { cause: error });
+    }
+  };
+}
