@@ -1,6 +1,7 @@
 /**
- * What the figures stand beside, with the same server options and the same answer headers: bare JSON answers of Hono and of node's own
- * server, and the reserves that a shop would write first: one script call per request, and a row lock in Postgres.
+ * What the figures stand beside, with the same server options and the same answer headers: bare JSON answers of Hono
+ * and of node's own server, and the reserves that a shop would write first: one script call per request, and a row lock
+ * in Postgres.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -37,7 +37,8 @@ export async function load(
   const perConnection = Math.floor(o.amount / each / connections) * each;
   const timeline: Array<Record<string, number>> = [];
   let connection = 0;
-  // The generator first builds every request and ends on a full second; the clock runs from the first answer to the last.
+  // The generator first builds every request and ends on a full second; the clock runs from the first answer to the
+  // last.
   let [firstAt, lastAt, firstAtMs] = [0, 0, 0];
   const result = await autocannon({
     url,

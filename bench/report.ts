@@ -49,7 +49,10 @@ const floorOf = (name: string): string | null =>
         ? GET
         : ECHO;
 
-/** Medians over the rounds; ratios are medians of each round's own ratio, since machines change their speed between rounds. */
+/**
+ * Medians over the rounds; ratios are medians of each round's own ratio, since machines change their speed between
+ * rounds.
+ */
 export function rowsOf(r: Pick<Results, "rows">): Row[] {
   return Object.entries(r.rows).map(([name, all]) => {
     const floor = floorOf(name);

@@ -1,4 +1,7 @@
-/** The stores alone, without HTTP: the scripts on a Redis of their own, memory per hold, and persist on a Postgres of its own. */
+/**
+ * The stores alone, without HTTP: the scripts on a Redis of their own, memory per hold, and persist on a Postgres of
+ * its own.
+ */
 
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -36,7 +39,10 @@ export interface ScriptFigures {
   perSecond: Record<number, number>;
   /** Of Redis memory, the customer's count included, the journal not. */
   bytesPerHold: number;
-  /** Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand, measured by turns. */
+  /**
+   * Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand,
+   * measured by turns.
+   */
   growth: Array<{ holds: number; usec: number; times: number }>;
   skus: Array<{ skus: number; usec: number }>;
 }
@@ -177,7 +183,10 @@ export interface PersistFigures {
   perSecond: number;
 }
 
-/** persist alone: a journal full of reservations, payments and orders, written by one worker with nothing else to do, to a database of its own. */
+/**
+ * persist alone: a journal full of reservations, payments and orders, written by one worker with nothing else to do, to
+ * a database of its own.
+ */
 export async function persistFigures(databaseUrl: string, orders: number): Promise<PersistFigures> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-persist-"));
   const server = await startRedis(folder);

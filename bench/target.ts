@@ -1,4 +1,6 @@
-/** What is measured: a private stack of its own with its floors, or a service elsewhere; and the operator's calls to it. */
+/**
+ * What is measured: a private stack of its own with its floors, or a service elsewhere; and the operator's calls to it.
+ */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

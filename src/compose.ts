@@ -64,14 +64,19 @@ function makeGateways(config: Config): Map<string, Gateway> {
   return new Map(made.map((g) => [g.name, g]));
 }
 
-/** Whether no call of ours can be running at the gateway: it was never used, or everything was stopped in good order. */
+/**
+ * Whether no call of ours can be running at the gateway: it was never used, or everything was stopped in good order.
+ */
 async function isFresh(db: Db, gateway: string): Promise<boolean> {
   if ((await db.insert(gateTable).values({ gateway }).onConflictDoNothing().returning()).length > 0) return true;
   const at = and(eq(gateTable.gateway, gateway), eq(gateTable.quiet, true));
   return (await db.update(gateTable).set({ quiet: false }).where(at).returning()).length > 0;
 }
 
-/** The last step of a stack that had a private Redis: a gate without permits out may open at once at the next start (rule F). */
+/**
+ * The last step of a stack that had a private Redis: a gate without permits out may open at once at the next start
+ * (rule F).
+ */
 async function markQuiet(ctx: Context): Promise<void> {
   for (const gateway of ctx.gates.keys()) {
     const { inFlight } = await ctx.scripts.gateView(gateway);

@@ -1,12 +1,14 @@
-/** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+/**
+ * The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it.
+ */
 import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
 /**
- * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api process
- * finds the mails that its parent receives in local mode.
+ * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api
+ * process finds the mails that its parent receives in local mode.
  */
 export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 

@@ -25,7 +25,10 @@ const SALES_MS = 1_000;
 const AUDIT_MS = 15_000;
 const AUDIT_OVER_MS = 600_000;
 
-/** Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing else. */
+/**
+ * Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing
+ * else.
+ */
 async function repeat(
   ctx: Context,
   name: string,

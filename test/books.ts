@@ -1,6 +1,6 @@
 /**
- * The auditor of the crash tests and campaigns. It shares no code with the service: its own SQL, its own reading of Redis, of the gateway's
- * list and of the mails that arrived, and what clients were told.
+ * The auditor of the crash tests and campaigns. It shares no code with the service: its own SQL, its own reading of
+ * Redis, of the gateway's list and of the mails that arrived, and what clients were told.
  */
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -49,7 +49,9 @@ async function allMails(folder: string): Promise<string[]> {
   return texts.map((t) => /^message-id:\s*<([^>]+)>/im.exec(t)?.[1] ?? "none");
 }
 
-/** Everything that is wrong, as sentences; none when the books of the sale balance and nothing is under way any more. */
+/**
+ * Everything that is wrong, as sentences; none when the books of the sale balance and nothing is under way any more.
+ */
 export async function faultsOf(p: Places, saleId: string, told: Told): Promise<string[]> {
   const sql = postgres(p.databaseUrl, { max: 1, onnotice: () => {} });
   const redis = new Redis(p.redisUrl, { maxRetriesPerRequest: 1, lazyConnect: true });

@@ -1,6 +1,6 @@
 /**
- * What comments and documents refer to exists: rules of the protocol, files, functions, tests, broken builds. And the diagrams of docs/protocol.md
- * are the tables of the lifecycle.
+ * What comments and documents refer to exists: rules of the protocol, files, functions, tests, broken builds. And the
+ * diagrams of docs/protocol.md are the tables of the lifecycle.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -1,4 +1,7 @@
-/** The typed client against a real service: what it repeats, what it does not, and that the package works without this repository. */
+/**
+ * The typed client against a real service: what it repeats, what it does not, and that the package works without this
+ * repository.
+ */
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,4 +1,7 @@
-/** The docs are true: links lead somewhere, examples run, and alerts and dashboard name metrics that the service really has. */
+/**
+ * The docs are true: links lead somewhere, examples run, and alerts and dashboard name metrics that the service really
+ * has.
+ */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";

@@ -1,7 +1,7 @@
 /**
- * A campaign: two api and two worker processes, Redis with a replica, Postgres, the sandbox gateway and a mail server, all real and each behind
- * a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults from a seed. Then everything is healed, and the
- * auditor reads the books.
+ * A campaign: two api and two worker processes, Redis with a replica, Postgres, the sandbox gateway and a mail server,
+ * all real and each behind a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults
+ * from a seed. Then everything is healed, and the auditor reads the books.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

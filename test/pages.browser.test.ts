@@ -1,4 +1,6 @@
-/** What every page must keep: no serious fault that axe knows, no wider than the screen, light, nothing from elsewhere. */
+/**
+ * What every page must keep: no serious fault that axe knows, no wider than the screen, light, nothing from elsewhere.
+ */
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";

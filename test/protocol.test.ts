@@ -1,9 +1,9 @@
 /**
- * Four explicit-state models: 3-D Secure with a second shopper who wants the bag; a rebuild by two processes that may crash
- * at every step while a payment is claimed; a pin, its payment's row, and a rebuild in between; and two rebuilders, one of
- * them slow. No order of steps may give a fault. The second one shows only that all rules together are sound: leaving out
- * one of them is not noticed there, since a payment in line is rebuilt as paying. The last two cover what it cannot show,
- * because its payment has a row from the start and its rebuilds have no fence.
+ * Four explicit-state models: 3-D Secure with a second shopper who wants the bag; a rebuild by two processes that may
+ * crash at every step while a payment is claimed; a pin, its payment's row, and a rebuild in between; and two
+ * rebuilders, one of them slow. No order of steps may give a fault. The second one shows only that all rules together
+ * are sound: leaving out one of them is not noticed there, since a payment in line is rebuilt as paying. The last two
+ * cover what it cannot show, because its payment has a row from the start and its rebuilds have no fence.
  */
 import { describe, expect, it } from "vitest";
 
@@ -20,7 +20,10 @@ function stepsFrom<S>(s: S) {
   return { out, step };
 }
 
-/** Breadth first; the first faulty state and its shortest trace. `faultsOf` hears whether anything but an outside event can still happen. */
+/**
+ * Breadth first; the first faulty state and its shortest trace. `faultsOf` hears whether anything but an outside event
+ * can still happen.
+ */
 function search<S>(first: S, next: (s: S) => Array<Step<S>>, faultsOf: (s: S, quiet: boolean) => string[]) {
   const seen = new Map<string, string[]>([[JSON.stringify(first), []]]);
   const queue = [JSON.stringify(first)];

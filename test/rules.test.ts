@@ -89,7 +89,8 @@ describe("rule B", () => {
   it("who finds that another one decided goes on with what is stored, never with its own outcome", async () => {
     const { saleId } = await saleWith(1);
     const { s, id, reference } = await queued(saleId, "zombie");
-    // The gateway captures; while this worker is frozen another one finds that out and records it; then this one wakes with a wrong outcome.
+    // The gateway captures; while this worker is frozen another one finds that out and records it; then this one wakes
+    // with a wrong outcome.
     const frozen: Gateway = {
       ...sandbox(),
       async charge(request) {

@@ -465,7 +465,8 @@ describe("fence and install", () => {
     expect(await fence(1)).toEqual({ outcome: "BUSY", epoch: 1, seq: 0 });
     expect(await fence(1, "them", 1)).toMatchObject({ outcome: "FENCED" });
     await until("the lease to end", async () => (await fence(1)).outcome === "FENCED");
-    // Redis' clock was set back, or its data came from another machine: nobody's lease ends later than a whole one from now.
+    // Redis' clock was set back, or its data came from another machine: nobody's lease ends later than a whole one from
+    // now.
     await redis.client.hset(SALE_KEY, "fencedBy", "them", "fencedUntil", Date.now() + 3_600_000);
     expect(await fence(1)).toMatchObject({ outcome: "FENCED" });
   });

@@ -1,8 +1,9 @@
 /**
  * The typed client, `import { makeClient } from "fukubukuro/client"`: for browsers and Node, depends on nothing.
  *
- * Every call may be repeated: a lost answer, a time-out, 429 and 5xx are tried again with the same key until `giveUpMs`, no sooner than
- * `Retry-After` says. A refusal (409, 403, 410, 402, 422) is an answer: it is thrown as a `FukubukuroError` with its `code`.
+ * Every call may be repeated: a lost answer, a time-out, 429 and 5xx are tried again with the same key until
+ * `giveUpMs`, no sooner than `Retry-After` says. A refusal (409, 403, 410, 402, 422) is an answer: it is thrown as a
+ * `FukubukuroError` with its `code`.
  */
 
 export interface Sale {
@@ -46,7 +47,10 @@ export interface Reservation {
   payment?:
     | {
         id: string;
-        /** queued, sending, action_required, unknown; declined while held. `unknown` does not mean failed: the gateway is being asked. */
+        /**
+         * queued, sending, action_required, unknown; declined while held. `unknown` does not mean failed: the gateway
+         * is being asked.
+         */
         status: string;
         /** Place in the line, from 1, while queued. */
         position?: number | undefined;
@@ -110,7 +114,10 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
-/** A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when no answer came in time: then what happened is not known. */
+/**
+ * A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when no answer came in time: then what
+ * happened is not known.
+ */
 export class FukubukuroError extends Error {
   readonly status: number;
   readonly code: string;
@@ -220,7 +227,10 @@ export function makeClient(options: ClientOptions = {}) {
   const reservationPath = (id: string) => `/v1/reservations/${encodeURIComponent(id)}`;
   const salePath = (id: string) => `/v1/sales/${encodeURIComponent(id)}`;
 
-  /** The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST when a Redis failure took it. */
+  /**
+   * The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST
+   * when a Redis failure took it.
+   */
   async function* events(id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
     for (let tries = 1; !o.signal?.aborted; tries++) {
       const silent = new AbortController();
@@ -254,9 +264,9 @@ export function makeClient(options: ClientOptions = {}) {
   }
 
   /**
-   * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is `action_required`), or is `held`
-   * again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the payment that is there. `onChange` hears of each state on
-   * the way, with the place in the line.
+   * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is
+   * `action_required`), or is `held` again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the
+   * payment that is there. `onChange` hears of each state on the way, with the place in the line.
    */
   async function confirmAndWait(
     id: string,
@@ -300,7 +310,10 @@ export function makeClient(options: ClientOptions = {}) {
   }
 
   return {
-    /** The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its own. */
+    /**
+     * The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its
+     * own.
+     */
     clock: { now: clock.now },
 
     /** The sale with live availability, at most 250 ms old (a second behind a cache). */
@@ -308,7 +321,10 @@ export function makeClient(options: ClientOptions = {}) {
       return (await json<Sale>(salePath(saleId), o)).body;
     },
 
-    /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to `onTrouble`. */
+    /**
+     * The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to
+     * `onTrouble`.
+     */
     async *watch(
       saleId: string,
       o: { everyMs?: number; signal?: AbortSignal; onTrouble?: (error: FukubukuroError) => void } = {},
@@ -328,7 +344,10 @@ export function makeClient(options: ClientOptions = {}) {
       }
     },
 
-    /** All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation, however often it is sent. */
+    /**
+     * All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation,
+     * however often it is sent.
+     */
     async reserve(
       saleId: string,
       request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal },
@@ -444,8 +463,8 @@ async function* dataOf(body: ReadableStream<Uint8Array>, alive: () => void): Asy
 }
 
 /**
- * An answer was on its way for some time, so each says that the service's clock is at least that far ahead of ours: the furthest of the
- * latest ones is the nearest to the truth. By our monotonic clock, which nobody sets.
+ * An answer was on its way for some time, so each says that the service's clock is at least that far ahead of ours: the
+ * furthest of the latest ones is the nearest to the truth. By our monotonic clock, which nobody sets.
  */
 function makeClock() {
   let aheads: number[] = [];

@@ -1,6 +1,7 @@
 /**
- * PROCESSES=n: this process keeps the worker's loops and starts n api processes that share the port. One that ends is replaced; the
- * metrics of all add up in /metrics. Every state that matters is in the stores, so a process may end at any instruction.
+ * PROCESSES=n: this process keeps the worker's loops and starts n api processes that share the port. One that ends is
+ * replaced; the metrics of all add up in /metrics. Every state that matters is in the stores, so a process may end at
+ * any instruction.
  */
 
 import cluster, { type Worker } from "node:cluster";

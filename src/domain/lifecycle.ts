@@ -29,9 +29,9 @@ export const PAYMENT_STATES = [
 export type PaymentState = (typeof PAYMENT_STATES)[number];
 
 /**
- * How a payment goes while nothing surprising happens. `queued -> captured` is cash on delivery: there is no gateway, and
- * the claim is the whole payment. `queued -> cancelled` is a payment that was never sent, because it waited too long or had
- * no unit to claim. `unknown` ends only by what the gateway says (rule A).
+ * How a payment goes while nothing surprising happens. `queued -> captured` is cash on delivery: there is no gateway,
+ * and the claim is the whole payment. `queued -> cancelled` is a payment that was never sent, because it waited too
+ * long or had no unit to claim. `unknown` ends only by what the gateway says (rule A).
  */
 export const PAYMENT_TRANSITIONS: Record<PaymentState, readonly PaymentState[]> = {
   queued: ["sending", "captured", "cancelled"],
@@ -46,9 +46,9 @@ export const PAYMENT_TRANSITIONS: Record<PaymentState, readonly PaymentState[]> 
 };
 
 /**
- * Late money: the gateway turns out to have captured a payment that was recorded as ended unpaid. Only recovery takes these
- * steps (rule N). To `captured` while the hold still lives, it can be pinned again and its units can be claimed again; to
- * `refunding` (with the row's `late` set) in every other case.
+ * Late money: the gateway turns out to have captured a payment that was recorded as ended unpaid. Only recovery takes
+ * these steps (rule N). To `captured` while the hold still lives, it can be pinned again and its units can be claimed
+ * again; to `refunding` (with the row's `late` set) in every other case.
  */
 export const LATE_STEPS = {
   declined: ["captured", "refunding"],

@@ -27,8 +27,8 @@ export function formatInstant(instant: string | number | Date, currency: string,
 }
 
 /**
- * Taxes contained in tax-included amounts, one row a rate, highest rate first. Rounded down once per rate, not per line, as a
- * qualified invoice must (適格請求書: 消費税法 第五十七条の四). A rate of 0 has no row.
+ * Taxes contained in tax-included amounts, one row a rate, highest rate first. Rounded down once per rate, not per
+ * line, as a qualified invoice must (適格請求書: 消費税法 第五十七条の四). A rate of 0 has no row.
  */
 export function taxesOf(
   parts: Array<{ amount: number; taxPercent: number }>,

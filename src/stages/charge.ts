@@ -54,7 +54,8 @@ export function chargeRequest(p: Payment) {
 
 /**
  * Keeps a worker from sending payment after payment to a gateway that is away: after so many calls in a row without a
- * definite answer it waits, longer each time, and then tries one payment alone. The others stay in line and keep their holds.
+ * definite answer it waits, longer each time, and then tries one payment alone. The others stay in line and keep their
+ * holds.
  */
 export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000) {
   let failures = 0;

@@ -1,6 +1,7 @@
 /**
- * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
- * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
+ * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails
+ * are another beside it; only after both are the entries acknowledged and deleted. Everything is insert-once or
+ * forward-only, so a repeat changes nothing.
  */
 
 import { sql } from "drizzle-orm";
@@ -66,7 +67,8 @@ export function parseEntry([id, fields]: RawEntry): JournalEntry {
  * an entry that arrives late must not bring a hold back. In order of key (rule W).
  */
 export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[]): Promise<void> {
-  // The last state of each hold, and since when it is held from the first. A plain literal: spread ones took 5 us a row.
+  // The last state of each hold, and since when it is held from the first. A plain literal: spread ones took 5 us a
+  // row.
   const mirror = new Map<string, { held_ms: number }>();
   for (const e of entries) {
     for (const t of e.transitions) {
@@ -155,7 +157,10 @@ export function persistStage(ctx: Needs, consumer: string) {
     }
   }
 
-  /** Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again. */
+  /**
+   * Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it
+   * again.
+   */
   async function forget(journal: string, ids: string[]): Promise<void> {
     const replies = await around("persist.forget", () =>
       ctx.redis.client

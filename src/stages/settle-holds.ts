@@ -1,6 +1,6 @@
 /**
- * confirm and decline: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
- * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
+ * confirm and decline: brings the hold in line with what is stored of its payment (rules B, C and D): captured ->
+ * confirmed, declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
 
 import type { Context } from "../context.ts";
@@ -50,7 +50,8 @@ async function confirmCaptured(
     const payment = captured[i] as PaymentOutcome;
     ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
     if (r.outcome === "CONFIRMED") return;
-    // Late money was honoured, and an earlier decline reached the hold in between: it is held for its grace, and pinned again.
+    // Late money was honoured, and an earlier decline reached the hold in between: it is held for its grace, and pinned
+    // again.
     if (
       r.outcome === "OTHER_PAYMENT" &&
       r.hold.state === "held" &&

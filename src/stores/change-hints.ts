@@ -2,7 +2,10 @@ import type { Logger } from "pino";
 import { CHANGES_CHANNEL } from "./keys.ts";
 import { makeClient } from "./redis.ts";
 
-/** Hints that a reservation changed, over all instances. A hint can be lost, so whoever waits also checks again by itself. */
+/**
+ * Hints that a reservation changed, over all instances. A hint can be lost, so whoever waits also checks again by
+ * itself.
+ */
 export interface ChangeHints {
   /** Resolves on the next hint for this reservation key, after `ms`, or when the signal aborts. */
   next(key: string, ms: number, signal?: AbortSignal): Promise<void>;

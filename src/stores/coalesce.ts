@@ -1,11 +1,11 @@
 import { Overloaded } from "../domain/errors.ts";
 
 /**
- * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one call
- * then carries many requests (three times cheaper for Redis: docs/measurements.md#batching); alone, a request goes out at once.
- * Between two batches there is a short pause, so that under load a batch is worth its call, its sync to disk and its journal
- * entry; a request that comes alone never meets it.
- * An error of the batch is the error of each of its requests: unknown, to be repeated with the same id.
+ * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one
+ * call then carries many requests (three times cheaper for Redis: docs/measurements.md#batching); alone, a request goes
+ * out at once. Between two batches there is a short pause, so that under load a batch is worth its call, its sync to
+ * disk and its journal entry; a request that comes alone never meets it. An error of the batch is the error of each of
+ * its requests: unknown, to be repeated with the same id.
  */
 export function coalesce<Request, Result>(
   run: (batch: Request[]) => Promise<Result[]>,

@@ -1,7 +1,7 @@
 /**
- * Settings of the stores that the promises depend on. A wrong one stops selling with a sentence that names it. An operator
- * may accept the risk by naming the setting in `ALLOW_UNSAFE`; each start then logs it as an error. Redis is checked on
- * every new connection, since a failover may lead to another instance; Postgres is checked at the start.
+ * Settings of the stores that the promises depend on. A wrong one stops selling with a sentence that names it. An
+ * operator may accept the risk by naming the setting in `ALLOW_UNSAFE`; each start then logs it as an error. Redis is
+ * checked on every new connection, since a failover may lead to another instance; Postgres is checked at the start.
  */
 
 import type { Logger } from "pino";

@@ -9,8 +9,9 @@ const RECONNECT_MS_MAX = 500;
 const UNSAFE_AGAIN_MS = 2_000;
 
 /**
- * A client that never sends anything twice and never queues for a link that is down: with the library's defaults a script
- * runs twice when a reply is lost (docs/measurements.md#lost-replies). Every error means "unknown"; callers repeat with the same id.
+ * A client that never sends anything twice and never queues for a link that is down: with the library's defaults a
+ * script runs twice when a reply is lost (docs/measurements.md#lost-replies). Every error means "unknown"; callers
+ * repeat with the same id.
  */
 const SAFE = {
   maxRetriesPerRequest: 0,

@@ -1,6 +1,6 @@
 /**
- * What the scripts of lua/ answer, as discriminated unions. The outcome words are those of the scripts' headers; a test holds both together,
- * and an outcome or a number that is not known throws: a reply is never taken on trust.
+ * What the scripts of lua/ answer, as discriminated unions. The outcome words are those of the scripts' headers; a test
+ * holds both together, and an outcome or a number that is not known throws: a reply is never taken on trust.
  */
 import { type Hold, parseHold, type SaleClock } from "../domain/hold.ts";
 

@@ -22,7 +22,9 @@ const ms = (name: string) => bigint(name, { mode: "number" });
 const oneOf = (column: string, words: readonly string[]) =>
   sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
 
-/** Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start. */
+/**
+ * Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start.
+ */
 export const secrets = pgTable("secrets", {
   name: text("name").primaryKey(),
   value: text("value").notNull(),
@@ -54,7 +56,10 @@ export const sales = pgTable("sales", {
   createdAt: at("created_at").notNull().defaultNow(),
 });
 
-/** Which Redis holds a sale (rules G and I). Rebuild raises the epoch under `for update`; every claim reads it `for share`. */
+/**
+ * Which Redis holds a sale (rules G and I). Rebuild raises the epoch under `for update`; every claim reads it `for
+ * share`.
+ */
 export const epochs = pgTable("epochs", {
   saleId: text("sale_id")
     .primaryKey()
@@ -64,7 +69,10 @@ export const epochs = pgTable("epochs", {
   replicationId: text("replication_id").notNull().default(""),
 });
 
-/** The highest sequence number of a sale's journal that Postgres has. Apart from `epochs`, so that persist and claims do not wait for each other. */
+/**
+ * The highest sequence number of a sale's journal that Postgres has. Apart from `epochs`, so that persist and claims do
+ * not wait for each other.
+ */
 export const journalPositions = pgTable("journal_positions", {
   saleId: text("sale_id")
     .primaryKey()
@@ -72,7 +80,10 @@ export const journalPositions = pgTable("journal_positions", {
   seq: ms("seq").notNull().default(0),
 });
 
-/** Stock per item. `granted` is raised by top-ups, `claimed` by the transaction before a gateway is called: the last guard. */
+/**
+ * Stock per item. `granted` is raised by top-ups, `claimed` by the transaction before a gateway is called: the last
+ * guard.
+ */
 export const items = pgTable(
   "items",
   {
@@ -96,7 +107,8 @@ export const items = pgTable(
 
 /**
  * Mirror of the holds, written by persist from the journal, read by rebuild and support. A row moves only forward in
- * (epoch, seq). Steady state: one row per reservation ever made. The key is the part of the public id after its last dot, less the MAC (ids.ts).
+ * (epoch, seq). Steady state: one row per reservation ever made. The key is the part of the public id after its last
+ * dot, less the MAC (ids.ts).
  */
 export const reservations = pgTable(
   "reservations",
@@ -118,7 +130,9 @@ export const reservations = pgTable(
   (t) => [primaryKey({ columns: [t.saleId, t.key] })],
 );
 
-/** One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile. */
+/**
+ * One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile.
+ */
 export const payments = pgTable(
   "payments",
   {
@@ -261,8 +275,8 @@ export const outbox = pgTable(
 );
 
 /**
- * Every stock change has an id (rule K). `granted`: counted in items.granted, Redis may not have it yet. `pending`: units to
- * be taken away, Redis first (rule L). `done`: both. A restock has the order it came from.
+ * Every stock change has an id (rule K). `granted`: counted in items.granted, Redis may not have it yet. `pending`:
+ * units to be taken away, Redis first (rule L). `done`: both. A restock has the order it came from.
  */
 export const stockMoves = pgTable(
   "stock_moves",
@@ -292,15 +306,23 @@ export const stockMoves = pgTable(
 /** A gateway's gate that existed once: its first opening needs no wait, every later Redis does (rule F). */
 export const gates = pgTable("gates", {
   gateway: text("gateway").primaryKey(),
-  /** Set by a stop in good order of a stack that ran alone: no call was out, so the next start need not wait (rule F). */
+  /**
+   * Set by a stop in good order of a stack that ran alone: no call was out, so the next start need not wait (rule F).
+   */
   quiet: boolean("quiet").notNull().default(false),
   /** Where the walk through the gateway's own list of charges stands. */
   listCursor: text("list_cursor"),
-  /** Until when a worker sends nothing, because the gateway gave no definite answers; told by the worker, read by the cockpit. */
+  /**
+   * Until when a worker sends nothing, because the gateway gave no definite answers; told by the worker, read by the
+   * cockpit.
+   */
   breakerUntil: at("breaker_until"),
 });
 
-/** Charges found in a gateway's list that no payment of ours explains. Written by reconcile, read by the audit and people. */
+/**
+ * Charges found in a gateway's list that no payment of ours explains. Written by reconcile, read by the audit and
+ * people.
+ */
 export const strayCharges = pgTable(
   "stray_charges",
   {

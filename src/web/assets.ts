@@ -1,4 +1,7 @@
-/** Scripts, styles and pictures of the pages: bundled once by esbuild when the first is asked for, under names that change with their content. */
+/**
+ * Scripts, styles and pictures of the pages: bundled once by esbuild when the first is asked for, under names that
+ * change with their content.
+ */
 import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";

@@ -1,7 +1,8 @@
 /** @jsxImportSource hono/jsx */
 /**
- * The operator's cockpit. The page is a frame of words; browser/cockpit.ts fills it from `GET /v1/admin/events` and acts through the same
- * admin routes that a bearer token may call. A session is a same-site cookie, and does nothing for a page of another site (auth.ts).
+ * The operator's cockpit. The page is a frame of words; browser/cockpit.ts fills it from `GET /v1/admin/events` and
+ * acts through the same admin routes that a bearer token may call. A session is a same-site cookie, and does nothing
+ * for a page of another site (auth.ts).
  */
 import type { Context as Http } from "hono";
 import { bodyLimit } from "hono/body-limit";

@@ -1,6 +1,7 @@
 /**
- * Deliberate defects: each takes a guard out of a copy of the sources, and the named test must fail there (broken.test.ts).
- * That the text which a defect replaces is in the sources is checked with every run of the suite (test/defects.test.ts).
+ * Deliberate defects: each takes a guard out of a copy of the sources, and the named test must fail there
+ * (broken.test.ts). That the text which a defect replaces is in the sources is checked with every run of the suite
+ * (test/defects.test.ts).
  */
 
 export interface Defect {

@@ -55,7 +55,10 @@ function chart(selector: string, series: Array<{ label: string; colour: string; 
   return plot;
 }
 
-/** Units of one item, or of all, stacked: sold at the bottom, then in payment, held, free, so that the top line is what was granted. */
+/**
+ * Units of one item, or of all, stacked: sold at the bottom, then in payment, held, free, so that the top line is what
+ * was granted.
+ */
 function stackOf(units: Point["units"][string] | undefined, index: number): Array<number | null> {
   if (!units) return [];
   const items = index >= 0 ? units.slice(index, index + 1) : units;

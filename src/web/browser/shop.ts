@@ -1,7 +1,7 @@
 /**
- * The storefront's script, and an example to copy: it uses the public API alone, through the client. What makes it safe to press twice, to
- * reload or to close the tab is small: the idempotency key is kept before it is sent, and what has become of a reservation is always asked
- * of the service, never remembered.
+ * The storefront's script, and an example to copy: it uses the public API alone, through the client. What makes it safe
+ * to press twice, to reload or to close the tab is small: the idempotency key is kept before it is sent, and what has
+ * become of a reservation is always asked of the service, never remembered.
  */
 import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client/index.ts";
 import { find, keep, kept, make, newKey, say } from "./dom.ts";
@@ -118,7 +118,8 @@ async function buy(sku: string, quantity: number): Promise<void> {
   try {
     await reserve(attempt as Attempt);
   } catch (error) {
-    // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next load of the page.
+    // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next
+    // load of the page.
     if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429)
       setAttempt(null);
     tell(wordsOf(error));
@@ -231,8 +232,9 @@ function again(): void {
 }
 
 /**
- * What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared. Who had one cannot press
- * before it is known what became of it, however long that takes: a second press would be a second bag.
+ * What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared.
+ * Who had one cannot press before it is known what became of it, however long that takes: a second press would be a
+ * second bag.
  */
 async function comeBack(): Promise<void> {
   shop.busy = attempt !== null;
