@@ -1,15 +1,15 @@
-/** The judge of every performance claim: floors, correctness and figures in the same run. `npm run bench -- --help` */
+/** Decides every claim about speed: floors, correctness and results in the same run. `npm run bench -- --help` */
 import { execFileSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError } from "commander";
 import { signShopperToken } from "../src/http/auth.ts";
-import { type Figures, load, median, Wrong } from "./load.ts";
+import { load, type Measured, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
-import { persistFigures, scriptFigures } from "./stores.ts";
+import { measurePersist, measureScripts } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
 const number = (text: string) => {
@@ -18,7 +18,7 @@ const number = (text: string) => {
 };
 const program = new Command("bench")
   .description(
-    "Runs sales under load and prints their figures beside their floors. Without --url a private stack is started and stopped again.\nWrites JSON and a page with charts to bench/results/. Exit code 1 when an answer or a book was wrong.",
+    "Runs sales under load and prints the results beside their floors. Without --url a private stack is started and stopped again.\nWrites JSON and a page with charts to bench/results/. Exit code 1 when an answer was wrong or the books did not balance.",
   )
   .option(
     "--url <url>",
@@ -76,7 +76,7 @@ const middle = <T extends { perSecond: number }>(all: T[]): T =>
 
 async function measure(target: Target, results: Results): Promise<void> {
   const stops: Array<() => Promise<unknown>> = [];
-  const note = (name: string, f: Figures) => {
+  const note = (name: string, f: Measured) => {
     const { perSecond, p50, p99, statuses } = f;
     results.rows[name] = [...(results.rows[name] ?? []), { perSecond, p50, p99, statuses }];
     say(
@@ -131,9 +131,9 @@ async function measure(target: Target, results: Results): Promise<void> {
       }
     }
     if (only.has("stores") && target.stores) {
-      results.scripts = await scriptFigures(o.long === true, say);
+      results.scripts = await measureScripts(o.long === true, say);
       const persists = [];
-      for (let n = 1; n <= o.rounds; n++) persists.push(await persistFigures(target.stores.databaseUrl, 20_000));
+      for (let n = 1; n <= o.rounds; n++) persists.push(await measurePersist(target.stores.databaseUrl, 20_000));
       results.persist = middle(persists);
     }
   } finally {
@@ -170,7 +170,7 @@ async function run(processes: number): Promise<Results> {
   console.log(
     "\nNothing was oversold: every answer was the expected one, and the books of every scenario's sale balanced.",
   );
-  console.log(`Figures: ${fileURLToPath(file("json"))}\nCharts:  ${fileURLToPath(file("html"))}`);
+  console.log(`Results: ${fileURLToPath(file("json"))}\nCharts:  ${fileURLToPath(file("html"))}`);
   return results;
 }
 

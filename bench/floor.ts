@@ -1,5 +1,5 @@
 /**
- * What the figures stand beside, with the same server options and the same answer headers: bare JSON answers of Hono
+ * What the results are compared with, with the same server options and the same answer headers: bare JSON answers of Hono
  * and of node's own server, and the reserves that a shop would write first: one script call per request, and a row lock
  * in Postgres.
  */

@@ -1,9 +1,9 @@
 /** What a run leaves: tables for people, JSON for comparing, and a page with charts that needs no network. */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { type Figures, median } from "./load.ts";
+import { type Measured, median } from "./load.ts";
 import type { Checkout, Opening } from "./scenarios.ts";
-import type { PersistFigures, ScriptFigures } from "./stores.ts";
+import type { PersistResults, ScriptResults } from "./stores.ts";
 
 export interface Overload {
   best: number;
@@ -18,12 +18,12 @@ export interface Results {
   at: string;
   machine: string;
   options: Record<string, unknown>;
-  rows: Record<string, Array<Pick<Figures, "perSecond" | "p50" | "p99" | "statuses">>>;
+  rows: Record<string, Array<Pick<Measured, "perSecond" | "p50" | "p99" | "statuses">>>;
   opening?: Opening;
   checkouts: Checkout[];
   slowGateway?: { perSecond: number; floorPerSecond: number };
-  scripts?: ScriptFigures;
-  persist?: PersistFigures;
+  scripts?: ScriptResults;
+  persist?: PersistResults;
   overload?: Overload;
 }
 

@@ -1,6 +1,6 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
 import { type Line, makeClient } from "../src/client/index.ts";
-import { expectStatuses, type Figures, load, type Request, sent, Wrong } from "./load.ts";
+import { expectStatuses, load, type Measured, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 
 export interface Options {
@@ -17,7 +17,7 @@ export interface World {
   nodeFloor: string;
   tokens: string[];
   o: Options;
-  note(name: string, f: Figures): void;
+  note(name: string, f: Measured): void;
 }
 
 const LINES = JSON.stringify({ lines: [{ sku: "bag", quantity: 1 }] });
@@ -52,7 +52,7 @@ async function checkReplays(w: World, saleId: string, key: string, requests: num
 
 const reservations = (saleId: string) => `/v1/sales/${saleId}/reservations`;
 
-/** Everything that is compared with a floor, one after the other, so that floor and figure meet the same machine. */
+/** Everything that is compared with a floor, one after the other, so that floor and scenario meet the same machine. */
 export async function round(w: World, n: number): Promise<void> {
   const { op, o, floor, target } = w;
   const many = { amount: o.requests, connections: o.connections };

@@ -34,7 +34,7 @@ const FEW_HOLDS = 1_000;
 const skuOf = (i: number) => (i === 0 ? "bag" : `bag-${i}`);
 const log = pino({ level: "silent" });
 
-export interface ScriptFigures {
+export interface ScriptResults {
   /** Reservations per second by batch, 8 callers. */
   perSecond: Record<number, number>;
   /** Of Redis memory, the customer's count included, the journal not. */
@@ -48,7 +48,7 @@ export interface ScriptFigures {
 }
 
 /** What reserve costs Redis. `long`: up to a million holds and a thousand items. */
-export async function scriptFigures(long: boolean, say: (line: string) => void): Promise<ScriptFigures> {
+export async function measureScripts(long: boolean, say: (line: string) => void): Promise<ScriptResults> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-redis-"));
   const server = await startRedis(folder);
   const redis = connectRedis([server.url], log);
@@ -148,7 +148,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
     say(`  memory per live hold                ${Math.round(bytesPerHold).toString().padStart(8)} bytes`);
     await redis.client.flushall();
     const grown = await sale(1);
-    const growth: ScriptFigures["growth"] = [];
+    const growth: ScriptResults["growth"] = [];
     let have = 0;
     for (const holds of long ? [FEW_HOLDS, 50_000, 250_000, 1_000_000] : [FEW_HOLDS, 100_000]) {
       await reserve(grown, holds - have, PER_BATCH_MAX);
@@ -161,7 +161,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
       );
     }
     await redis.client.flushall();
-    const skus: ScriptFigures["skus"] = [];
+    const skus: ScriptResults["skus"] = [];
     for (const n of long ? [1, 10, 100, 1000] : [1, 100]) {
       const saleId = await sale(n);
       const some: number[] = [];
@@ -178,7 +178,7 @@ export async function scriptFigures(long: boolean, say: (line: string) => void):
   }
 }
 
-export interface PersistFigures {
+export interface PersistResults {
   orders: number;
   perSecond: number;
 }
@@ -187,7 +187,7 @@ export interface PersistFigures {
  * persist alone: a journal full of reservations, payments and orders, written by one worker with nothing else to do, to
  * a database of its own.
  */
-export async function persistFigures(databaseUrl: string, orders: number): Promise<PersistFigures> {
+export async function measurePersist(databaseUrl: string, orders: number): Promise<PersistResults> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-persist-"));
   const server = await startRedis(folder);
   const name = `bench_${nanoid(8)

@@ -315,7 +315,7 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
     pg: { ep: number; mirror: string };
     /** Epoch 0 = no such sale; fenced 0 = not. The journal has the hold's entry with its epoch, 0 = none. */
     redis: { ep: number; fenced: number; hold: string; journal: number };
-    builders: Array<{ at: "looked" | "fenced" | "drained" | "raised"; ep: number; hold: string } | null>;
+    builders: Array<{ at: "read" | "fenced" | "drained" | "raised"; ep: number; hold: string } | null>;
     granted: boolean;
   }
   interface Rules {
@@ -351,11 +351,11 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
         });
       s.builders.forEach((b, k) => {
         const to = (n: State, change: Partial<NonNullable<State["builders"][number]>>) => {
-          n.builders[k] = { at: "looked", ep: 0, hold: "-", ...b, ...change };
+          n.builders[k] = { at: "read", ep: 0, hold: "-", ...b, ...change };
         };
         if (!b && !(live && s.redis.ep === s.pg.ep))
           step(`b${k}: sees that the sale is not whole`, (n) => to(n, { ep: s.pg.ep }));
-        if (b?.at === "looked")
+        if (b?.at === "read")
           step(`b${k}: fences epoch ${b.ep}`, (n) => {
             if (s.redis.ep > b.ep) n.builders[k] = null;
             else {
