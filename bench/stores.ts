@@ -40,8 +40,8 @@ export interface ScriptResults {
   /** Of Redis memory, the customer's count included, the journal not. */
   bytesPerHold: number;
   /**
-   * Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand,
-   * measured by turns.
+   * Redis' own time per reservation, microseconds, with so many live holds; `times`: that divided by
+   * the same for a sale of a thousand holds, measured alternately.
    */
   growth: Array<{ holds: number; usec: number; times: number }>;
   skus: Array<{ skus: number; usec: number }>;

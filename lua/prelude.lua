@@ -17,8 +17,8 @@
 --   2 seqMin          highest sequence number the caller has seen; a lower one in Redis answers STALE_EPOCH
 --   3 notAfterMs      Redis clock; a call that arrives later answers LATE and does nothing; 0 = no limit
 --
--- The sale's clock is Redis' clock less the time the sale stood still (`shift`), so pausing payments or extending all
--- holds moves one number instead of every deadline.
+-- The sale's clock is Redis' clock minus the time for which the sale stood still (`shift`), so pausing payments or
+-- extending all holds moves one number instead of every deadline.
 
 local KEYS_OF_CUSTOMER_MAX = 50
 local REFUSAL_LEASE_MS_MAX = 1000

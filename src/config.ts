@@ -237,7 +237,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   };
 }
 
-/** The environment of another process that shall run with these settings: what is not named here it inherits. */
+/** The environment for a child process that runs with these settings; it inherits whatever is not named here. */
 export function settingsFor(c: Config): Record<string, string> {
   const given: Record<string, string | number | undefined> = {
     PORT: c.port,

@@ -158,7 +158,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, async () => {
           await quieter(ctx, signal);
           const sent = await sendOnce(ctx, mailer);
-          // Mail servers take so many a second, and a mail can wait where a shopper cannot.
+          // Mail servers accept only so many a second, and a mail can wait.
           if (sent > 0) await idle(ctx, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);
           return sent;
         })

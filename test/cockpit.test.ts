@@ -1,5 +1,5 @@
 /**
- * What the cockpit stands on, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says
+ * What the cockpit needs, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says
  * of its shop.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";

@@ -564,7 +564,7 @@ describe("answers", () => {
     expect(full).toBeGreaterThanOrEqual(0);
     expect(replies[full]?.headers.get("retry-after")).toBeTruthy();
     expect((await holds[full]?.s.read(holds[full]?.id as string))?.body.status).toBe("held");
-    // Who has paid is not kept out by a full line.
+    // A full line does not stop somebody who has paid.
     const paid = replies.findIndex((r) => r.status === 202);
     await until(
       "a confirmed one",

@@ -117,7 +117,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     };
     const world = { env: (more: Record<string, string> = {}) => ({ ...env, ...more }) };
 
-    // ---- the service's processes: who is killed is started again ----
+    // ---- the service's processes: one that is killed is started again ----
     type Process = Awaited<ReturnType<typeof startProcess>>;
     let over = false;
     const roles = ["api", "api", "worker", "worker"] as const;
@@ -156,7 +156,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
     );
     const told = { confirmed: new Set<string>(), granted: UNITS };
     let lost = 0;
-    /** Everything was healed long ago: who still waits has met a fault of ours. */
+    /** Everything was healed long ago: a shopper who still waits has found a fault of the service. */
     let tired = false;
     const waiting = new Map<string, string>();
     const url = () => (processes[random() < 0.5 ? 0 : 1] as Process).url;
@@ -211,7 +211,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       l.cut();
     };
     const killPid = (pid: number) => process.kill(-pid, "SIGKILL");
-    /** Everything that keeps anything is on it. Who ended over it is started again, as a supervisor would. */
+    /** All data is on it. A server that ended because of it is started again, as a supervisor would do. */
     async function fillDisk(full: (on: boolean) => Promise<void>): Promise<void> {
       await full(true);
       await pause(1_200);

@@ -449,7 +449,7 @@ describe("Postgres, the last guard", () => {
       0,
     );
     expect(owner).toMatchObject({ state: "declined", claimed: false });
-    // Rule B: whoever comes later acts on what is stored.
+    // Rule B: a later worker acts on what is stored.
     expect(
       await settlePayment(ctx().db, taken, { outcome: "captured", chargeId: "x", amount: 1000, currency: "JPY" }, 0),
     ).toMatchObject({ state: "declined" });

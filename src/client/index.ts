@@ -159,7 +159,7 @@ const TIMEOUT_MS = 12_000;
 const PAUSE_MS = 250;
 const PAUSE_MS_MAX = 5_000;
 const WAIT_S = 10;
-/** A stream has a sign of life every 15 s; so many time limits without one, and it is dead though nobody said so. */
+/** A stream has a sign of life every 15 s. After this many time limits without one it is taken for dead. */
 const SILENT_TIMEOUTS = 3;
 const CLOCK_SAMPLES_MAX = 20;
 const FINAL = new Set(["released", "expired"]);
@@ -392,7 +392,7 @@ export function makeClient(options: ClientOptions = {}) {
 /** Not an answer to what was asked: the same again, later. */
 const isPassing = (e: FukubukuroError) => e.status === 0 || e.status === 429 || e.status >= 500;
 
-/** As long as the service says, else longer each time; never all clients at once. */
+/** As long as the service says, otherwise longer each time, with jitter so that clients do not come back together. */
 function pauseOf(error: FukubukuroError | null, tries: number): number {
   if (error?.retryAfterMs !== undefined) return error.retryAfterMs;
   return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);

@@ -35,7 +35,7 @@ export interface PayRequest {
 }
 
 export type Paid =
-  /** `begun` by this very call, at this place in the line (0 = not known); absent when it joined what was there. */
+  /** `begun` by this very call, at this place in the line (0 = not known); absent when it joined an earlier payment. */
   | { outcome: "PAYING"; hold: Hold; clock: SaleClock; begun?: { gateway: string; place: number } }
   | { outcome: "CONFIRMED" | "RELEASED" | "EXPIRED"; hold: Hold; clock: SaleClock }
   /** The same gateway and token were declined before; the answer is that one again. */
@@ -155,7 +155,7 @@ export function payStage(ctx: Context) {
 
   return async (sale: Sale, request: PayRequest): Promise<Paid> => {
     if (!(await lineHasRoom(request.gateway))) {
-      // Who is in the line or through it already only joins what is there.
+      // A payment that is in the line or through it already is only joined.
       const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, [request.key]));
       if (results[0]?.state === "held") return { outcome: "LINE_FULL" };
     }

@@ -28,7 +28,7 @@ export type PermitResult =
   | { outcome: "EMPTY" | "BUSY" }
   | { outcome: "SHUT"; opensInMs: number };
 
-/** Units of an item in Redis: nobody's, and of live reservations. */
+/** Units of an item in Redis: free ones, and those of live reservations. */
 export interface ItemUnits {
   free: number;
   live: number;

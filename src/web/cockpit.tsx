@@ -40,7 +40,7 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
       throw new Problem("UNAUTHENTICATED", "this form belongs to another site");
   };
 
-  /** The page for who is signed in, else the sign-in. */
+  /** The cockpit for an operator who is signed in, else the sign-in form. */
   async function behind(c: Http, show: () => Promise<Response>): Promise<Response> {
     try {
       auth.check("GET", incomingOf(c).headers);

@@ -78,7 +78,7 @@ function shopRoutes(ctx: Context, routes: Routes): void {
       <OrderPage pageContext={pageContext} sale={sale} orderId={orderId} />
     ));
   });
-  // Stands for the shop's own login: whoever comes is somebody new.
+  // In place of a shop's own login: every new browser is a new customer.
   app.post("/demo/shopper", (c) => {
     const customerId = `demo-${nanoid(12)}`;
     const secret = ctx.config.shopperTokenSecrets?.[0] as string;

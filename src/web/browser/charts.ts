@@ -69,7 +69,7 @@ function stackOf(units: Point["units"][string] | undefined, index: number): Arra
   return [sold + paying + held + free, sold + paying + held, sold + paying, sold];
 }
 
-/** The same in words, for who cannot see the chart. */
+/** The same in words, for those who cannot see the chart. */
 function describe(sale: SaleFigures): string {
   const sum = (f: (i: SaleFigures["items"][number]) => number) => sale.items.reduce((n, i) => n + f(i), 0);
   const now: Array<[string, number]> = [

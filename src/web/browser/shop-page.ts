@@ -45,7 +45,7 @@ export function renderShop(s: Shop): void {
   }
   if (section !== shown) {
     shown = section;
-    // Who cannot see the page change is taken to the new heading.
+    // Moves the focus to the new heading, for those who cannot see the page change.
     if (section !== "offer") find(`#${section}-title`).focus();
     scrollTo({ top: 0 });
   }

@@ -192,7 +192,7 @@ async function pay(): Promise<void> {
       location.assign(r.payment.actionUrl as string);
   } catch (error) {
     const e = error instanceof FukubukuroError ? error : null;
-    // The decline is told with the reservation; what is not known is being followed and is never called failed.
+    // A decline comes with the reservation. An unknown outcome is followed, and never shown as failed.
     if (e?.code === "PAYMENT_DECLINED") adopt((e.problem.reservation as Reservation | undefined) ?? reservation);
     else tell(wordsOf(error));
     if (e && e.status === 410) {
@@ -232,9 +232,8 @@ function again(): void {
 }
 
 /**
- * What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared.
- * Who had one cannot press before it is known what became of it, however long that takes: a second press would be a
- * second bag.
+ * What the shopper has already: the kept attempt, else a live hold of another tab or from before the data was cleared.
+ * The button stays off until that is known, however long it takes: a second press would be a second bag.
  */
 async function comeBack(): Promise<void> {
   shop.busy = attempt !== null;
@@ -247,7 +246,7 @@ async function comeBack(): Promise<void> {
     adopt(found);
     void follow(found.id);
   } else if (attempt?.id) {
-    // It was there once: ask for it by name, and hear what became of it.
+    // It existed before: ask for it by its id.
     void follow(attempt.id);
   } else if (attempt) {
     // The press was sent and its answer never came. The same key says what it did.
