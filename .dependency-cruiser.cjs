@@ -3,7 +3,7 @@
  * up, and nothing goes round in a circle. Types count as well as values.
  */
 const FLOORS = [
-  ["domain", "log", "client", "loader"],
+  ["domain", "log", "client", "loader", "places", "sources", "stack-traces"],
   ["config"],
   ["metrics", "crash-points"],
   ["stores"],

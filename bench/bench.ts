@@ -9,6 +9,7 @@ import { load, type Measured, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
+import { starts } from "./start.ts";
 import { measurePersist, measureScripts } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
@@ -34,6 +35,7 @@ const program = new Command("bench")
   .option("--processes <n>", "api processes of the private stack", number, 1)
   .option("--long", "also a million live holds, a thousand items, and two processes beside one")
   .option("--only <names>", "of these, comma-separated: round, held, opening, checkout, stores, overload")
+  .option("--start", "only how long the build takes to start and its memory, beside the sources (npm run build before)")
   .option("--compare <file>", "print this run beside an older one's JSON")
   .option("--print <file>", "measure nothing: print an older run's JSON again (with --compare: beside another)")
   .parse();
@@ -49,6 +51,7 @@ const o = program.opts<{
   processes: number;
   long?: boolean;
   only?: string;
+  start?: boolean;
   compare?: string;
   print?: string;
 }>();
@@ -157,6 +160,7 @@ async function run(processes: number): Promise<Results> {
   };
   try {
     await measure(target, results);
+    if (target.memory) results.memory = await target.memory();
   } finally {
     await target.stop();
   }
@@ -182,11 +186,15 @@ function show(r: Results): void {
   console.log(`${table(r)}\n\n${sentences(r).join("\n")}`);
 }
 
-try {
+async function judge(): Promise<void> {
   const results = o.print ? await readResults(o.print) : await run(o.processes);
   if (o.print) show(results);
   if (o.long && !o.url && !o.print && o.processes === 1) await run(2);
   if (o.compare) console.log(`\n${compare(results, await readResults(o.compare))}`);
+}
+
+try {
+  await (o.start ? starts(o.rounds, say) : judge());
 } catch (error) {
   console.error(error instanceof Wrong ? `WRONG: ${error.message}` : error);
   process.exitCode = 1;

@@ -1,5 +1,6 @@
 /** Ten times the connections that saturate it: what still gets done, and how it is afterwards. */
-import { programOf, startGuarded } from "../src/local/processes.ts";
+import { startGuarded } from "../src/local/processes.ts";
+import { programOf } from "../src/places.ts";
 import { load, median, sent, Wrong } from "./load.ts";
 import type { Overload } from "./report.ts";
 import { post, type World } from "./scenarios.ts";

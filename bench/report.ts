@@ -25,6 +25,7 @@ export interface Results {
   scripts?: ScriptResults;
   persist?: PersistResults;
   overload?: Overload;
+  memory?: string;
 }
 
 export interface Row {
@@ -119,6 +120,7 @@ export function sentences(r: Results): string[] {
       `Ten times the connections: ${(v.goodput / v.best).toFixed(2)} of the best goodput, health answered within ${v.healthMsMax} ms, memory after one storm after another ${v.growths.map((x) => `x ${x.toFixed(2)}`).join(", ")}, ${v.backAfterMs === null ? "not back to normal" : `back to normal after ${v.backAfterMs} ms`}.`,
     );
   }
+  if (r.memory) out.push(`${r.memory}, after a collection at the end of all this.`);
   return out;
 }
 

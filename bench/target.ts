@@ -6,8 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { nanoid } from "nanoid";
-import { freePort, programOf, startGuarded } from "../src/local/processes.ts";
+import { freePort, startGuarded } from "../src/local/processes.ts";
+import { programOf } from "../src/places.ts";
 import type { Audit } from "../src/recover/audit.ts";
+import { inspect, keptLine } from "../test/heap.ts";
 import { Wrong } from "./load.ts";
 
 export interface Target {
@@ -16,6 +18,8 @@ export interface Target {
   admin: string;
   /** For the floors in Postgres and Redis; absent for a service elsewhere. */
   stores?: { databaseUrl: string; redisUrl: string };
+  /** What the service keeps after a collection, in one line; of several processes the one with the loops. Absent for a service elsewhere. */
+  memory?(): Promise<string>;
   stop(): Promise<unknown>;
 }
 
@@ -27,7 +31,9 @@ export async function privateStack(processes: number): Promise<Target> {
   });
   let out = "";
   const program = fileURLToPath(new URL("../src/fukubukuro.mjs", import.meta.url));
-  const service = startGuarded("bench", [process.execPath, "--max-semi-space-size=64", program, "serve"], {
+  // Its inspector is opened when it is asked for, after everything was measured, at a port that is free.
+  const options = ["--max-semi-space-size=64", "--inspect-port=0"];
+  const service = startGuarded("bench", [process.execPath, ...options, program, "serve"], {
     signal: "TERM",
     env: {
       DATA_DIR: folder,
@@ -53,6 +59,15 @@ export async function privateStack(processes: number): Promise<Target> {
     admin: /Admin token\s+(\S+)/.exec(text)?.[1] as string,
     secret: (await read("secrets.json")).shopperTokenSecret as string,
     stores: { databaseUrl: running.databaseUrl as string, redisUrl: running.redisUrl as string },
+    async memory() {
+      process.kill(Number(running.pid), "SIGUSR1");
+      const listens = () => service.output().includes("Debugger listening");
+      for (let waited = 0; !listens() && waited < 5_000; waited += 50) await new Promise((r) => setTimeout(r, 50));
+      const inspector = await inspect(service.output());
+      const kept = await inspector.kept();
+      inspector.close();
+      return keptLine("The service keeps", kept);
+    },
     async stop() {
       await service.stop();
       await rm(folder, { recursive: true, force: true });

@@ -25,6 +25,7 @@ local function pay(key, customer, ref, before)
   if h.state == 'r' then return 'RELEASED|' .. hold_pack(h) end
   if h.state == 'x' then return 'EXPIRED|' .. hold_pack(h) end
   if sale.paused > 0 then return 'PAUSED' end
+  if ref == '' or string.find(ref, '|', 1, true) then unfit('a reference that a hold cannot carry') end
   if h.ref ~= before then return 'DECLINED_BEFORE|' .. hold_pack(h) end
   h.state, h.ref = 'p', ref
   record(sale, key, h)

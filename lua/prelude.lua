@@ -23,7 +23,9 @@
 local KEYS_OF_CUSTOMER_MAX = 50
 local REFUSAL_LEASE_MS_MAX = 1000
 
+-- The figures cannot be right: the sale is rebuilt. A fault of the request alone: it is refused, and those it came with are asked again.
 local function broken(what) error({ err = 'BROKEN ' .. what }) end
+local function unfit(what) error({ err = 'ARGUMENT ' .. what }) end
 
 local function digits(s, what)
   if not s or not string.find(s, '^%d+$') or #s > 15 then broken(what .. ' is not a whole number') end
@@ -162,6 +164,8 @@ end
 -- Writes down that the hold is as it is now; `commit` stores it and moves it between the clocks.
 local function record(sale, key, h)
   local packed = hold_pack(h)
+  -- One line of the journal, which Postgres must be able to take.
+  if string.find(packed, '%c') then unfit('a hold with a control character') end
   sale.holds[key] = h
   sale.changed[key] = packed
   sale.journal[#sale.journal + 1] = key .. '|' .. packed

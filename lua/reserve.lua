@@ -56,7 +56,7 @@ local function reserve(key, customer, lines)
   if not sale.reserving then return 'PAUSED' end
   if backlog then return 'BACKLOG' end
   local cart = cart_of(lines)
-  if cart.units < 1 then broken('a request without units') end
+  if cart.units < 1 then unfit('a request without units') end
   local c = customer_of(sale, customer)
   if c.units + cart.units > sale.limit then expire_own(c) end
   if c.units + cart.units > sale.limit then return 'LIMIT|' .. whole(c.units) end

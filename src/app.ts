@@ -2,7 +2,6 @@
 
 import type { IncomingHttpHeaders } from "node:http";
 import type { Context as Http } from "hono";
-import { streamSSE } from "hono/streaming";
 import type { Context } from "./context.ts";
 import { around } from "./crash-points.ts";
 import type { Hold, SaleClock } from "./domain/hold.ts";
@@ -248,13 +247,10 @@ export function makeApp(ctx: Context) {
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
       let view: ReservationView | null = await readView(sale, id.key);
-      c.header("x-content-type-options", "nosniff");
-      return streamSSE(c, async (stream) => {
+      return routes.events(c, async (stream, gone) => {
         let told = "";
         let toldAt = Date.now();
-        const gone = new AbortController();
-        stream.onAbort(() => gone.abort());
-        while (!gone.signal.aborted && !ctx.draining.aborted) {
+        while (!gone.aborted && !ctx.draining.aborted) {
           const data = view && JSON.stringify({ ...view, serverTime: undefined });
           if (view && data !== told) {
             await stream.writeSSE({ event: "reservation", data: JSON.stringify(view) });
@@ -266,7 +262,7 @@ export function makeApp(ctx: Context) {
             await stream.write(": still here\n\n");
             toldAt = Date.now();
           }
-          await ctx.changeHints.next(id.key, LOOK_MS, AbortSignal.any([gone.signal, ctx.draining]));
+          await ctx.changeHints.next(id.key, LOOK_MS, gone);
           try {
             view = await readView(sale, id.key);
           } catch (error) {
@@ -394,7 +390,7 @@ export function makeApp(ctx: Context) {
     waitMs: number,
   ): Promise<Reply> {
     const until = Date.now() + waitMs;
-    const signal = waitMs > 0 ? AbortSignal.any([ctx.draining, request.gone()]) : ctx.draining;
+    const gone = waitMs > 0 ? request.gone() : ctx.draining;
     let [hold, clock] = [first, firstClock];
     const answer = async (status: number) =>
       routes.reply(request.headers, status, await viewReservation(ctx, sale, key, hold, clock));
@@ -407,9 +403,9 @@ export function makeApp(ctx: Context) {
       }
       if (hold.state === "released" || hold.state === "expired") throw lost();
       const leftMs = until - Date.now();
-      if (leftMs <= 0 || signal.aborted) return answer(202);
+      if (leftMs <= 0 || gone.aborted || ctx.draining.aborted) return answer(202);
       if ((await ctx.reads.payment(hold.reference))?.state === "action_required") return answer(202);
-      await ctx.changeHints.next(key, Math.min(leftMs, LOOK_MS), signal);
+      await ctx.changeHints.next(key, Math.min(leftMs, LOOK_MS), gone);
       ({ hold, clock } = await readHold(sale, key));
     }
   }

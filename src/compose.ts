@@ -1,6 +1,6 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
 
-import { EventEmitter } from "node:events";
+import { EventEmitter, setMaxListeners } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
@@ -128,8 +128,10 @@ export async function compose(
       throw error;
     });
   const redis = connectRedis(config.redisUrls, log, config.allowUnsafe);
-  const changeHints = connectChangeHints(config.redisUrls, log);
   const drain = new AbortController();
+  // Loops and parts of the process, a fixed number; no request ever listens to it.
+  setMaxListeners(0, drain.signal);
+  const changeHints = connectChangeHints(config.redisUrls, log, drain.signal);
   const { db } = postgres;
   const scripts = makeScripts(redis);
   const sales = new Sales(db, redis, log);

@@ -1,14 +1,13 @@
-/**
- * The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it.
- */
+/** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
 /**
- * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api
- * process finds the mails that its parent receives in local mode.
+ * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api process
+ * finds the mails that its parent receives in local mode.
  */
 export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 
@@ -174,10 +173,31 @@ function inFlightMax(text: string): (gateway: string) => number {
   return (gateway) => limits.get(gateway) ?? limits.get("") ?? 4;
 }
 
+/** Settings that may stand in a file of their own, named by e.g. ADMIN_TOKEN_FILE: how containers are given their secrets. */
+const MAY_BE_IN_A_FILE = ["ADMIN_TOKEN", "SHOPPER_TOKEN_SECRET", "REDIS_URL", "DATABASE_URL", "SMTP_URL"];
+
+/** Settings with those that stand in files; one that is set itself wins. */
+function withFiles(env: Record<string, string | undefined>): Record<string, string | undefined> {
+  const all = { ...env };
+  for (const name of MAY_BE_IN_A_FILE) {
+    const file = env[`${name}_FILE`];
+    if (!file || env[name]) continue;
+    try {
+      all[name] = readFileSync(file, "utf8").trim();
+    } catch {
+      throw new ConfigError(`${name}_FILE is "${file}": that file cannot be read.`);
+    }
+    if (!all[name]) throw new ConfigError(`${name}_FILE is "${file}": that file is empty.`);
+  }
+  return all;
+}
+
 /** Reads and checks the settings. Throws ConfigError. */
 export function readConfig(env: Record<string, string | undefined> = process.env): Config {
   const given = Object.fromEntries(
-    Object.entries(env).filter(([name, value]) => name in schema.shape && value !== "" && value !== undefined),
+    Object.entries(withFiles(env)).filter(
+      ([name, value]) => name in schema.shape && value !== "" && value !== undefined,
+    ),
   );
   const parsed = schema.safeParse(given);
   if (!parsed.success) {

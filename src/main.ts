@@ -16,6 +16,7 @@ import { listen } from "./http/server.ts";
 import { readMailbox } from "./local/mailbox.ts";
 import { attach, needsLocal, startLocal, withSecrets } from "./local/stack.ts";
 import { makeLog } from "./log.ts";
+import { version } from "./places.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
@@ -197,9 +198,7 @@ const print = (value: unknown): void => void process.stdout.write(`${JSON.string
 
 const program = new Command("fukubukuro")
   .description("Inventory service for flash sales. Settings come from the environment: see docs/reference.md.")
-  .version(
-    (JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string }).version,
-  )
+  .version(version())
   .showHelpAfterError();
 
 program

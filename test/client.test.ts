@@ -3,12 +3,13 @@
  * repository.
  */
 import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { z } from "@hono/zod-openapi";
+import { transform } from "esbuild";
 import { afterAll, beforeAll, describe, expect, expectTypeOf, it } from "vitest";
 import {
   type ConfirmRequest,
@@ -229,7 +230,21 @@ describe("the client", () => {
     expect(await c.release(id)).toMatchObject({ status: "released" });
   });
 
-  it("is in the package as plain JavaScript with its types, and needs nothing else", async () => {
+  /** Whether somebody else's program passes the strictest checks. */
+  async function typechecks(folder: string, file: string): Promise<void> {
+    const compilerOptions = {
+      strict: true,
+      noEmit: true,
+      module: "nodenext",
+      lib: ["es2023", "dom", "dom.asynciterable"],
+      types: [],
+      skipLibCheck: false,
+    };
+    await writeFile(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: [file] }));
+    await run(join(ROOT, "node_modules", ".bin", "tsc"), ["-p", folder]);
+  }
+
+  it("is in the service's package as plain JavaScript with its types, and needs nothing else", async () => {
     const folder = await mkdtemp(join(tmpdir(), "fukubukuro-pack-"));
     await run("npm", ["pack", "--silent", "--ignore-scripts", "--pack-destination", folder], { cwd: ROOT });
     const home = join(folder, "node_modules", "fukubukuro");
@@ -245,21 +260,43 @@ describe("the client", () => {
     const env = { ...process.env, URL: api.url, TOKEN: tokenOf("packed"), SALE: saleId };
     const { stdout } = await run(process.execPath, ["--input-type=module", "-e", program], { cwd: folder, env });
     expect(stdout.trim()).toBe("confirmed");
-    // A program of somebody else's, with the strictest checks.
     await writeFile(
       join(folder, "uses.ts"),
       'import { makeClient, type Sale } from "fukubukuro/client";\nexport const sale: Promise<Sale> = makeClient().sale("a");\n',
     );
-    const compilerOptions = {
-      strict: true,
-      noEmit: true,
-      module: "nodenext",
-      lib: ["es2023", "dom"],
-      types: [],
-      skipLibCheck: false,
-    };
-    await writeFile(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["uses.ts"] }));
-    await run(join(ROOT, "node_modules", ".bin", "tsc"), ["-p", folder]);
+    await typechecks(folder, "uses.ts");
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  it("is a package of its own, of less than 40 kB and without dependencies, whose README's example compiles and buys a bag", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "fukubukuro-client-"));
+    await run("npm", ["pack", "--silent", "--pack-destination", folder], { cwd: join(ROOT, "src/client") });
+    const packed = (await readdir(folder)).find((f) => f.endsWith(".tgz")) as string;
+    await writeFile(join(folder, "package.json"), '{ "private": true, "type": "module" }');
+    await run("npm", ["install", "--offline", "--no-audit", `./${packed}`], { cwd: folder });
+    const installed = await readdir(join(folder, "node_modules"));
+    expect(installed.filter((name) => !name.startsWith("."))).toEqual(["fukubukuro-client"]);
+    const { stdout: size } = await run("du", [
+      "-sb",
+      "--apparent-size",
+      join(folder, "node_modules/fukubukuro-client"),
+    ]);
+    expect(Number.parseInt(size, 10)).toBeLessThan(40_000);
+
+    const readme = await readFile(join(ROOT, "src/client/README.md"), "utf8");
+    const example = /<!-- tested: buy\.ts -->\n```ts\n([\s\S]*?)```/.exec(readme)?.[1] as string;
+    await writeFile(join(folder, "buy.ts"), example.replace(/console\.error\([^)]*\)/, "throw error"));
+    await typechecks(folder, "buy.ts");
+    const { code } = await transform(example, { loader: "ts", format: "esm" });
+    await writeFile(join(folder, "buy.js"), code);
+    const program = `
+      import { buy } from "./buy.js";
+      const { URL, TOKEN, SALE } = process.env;
+      const [a, b] = [await buy(URL, TOKEN, SALE, "press"), await buy(URL, TOKEN, SALE, "press")];
+      console.log(a.status, a.id === b.id);`;
+    const env = { ...process.env, URL: api.url, TOKEN: tokenOf("own"), SALE: await saleWith() };
+    const { stdout } = await run(process.execPath, ["--input-type=module", "-e", program], { cwd: folder, env });
+    expect(stdout.trim()).toBe("confirmed true");
     await rm(folder, { recursive: true, force: true });
   });
 });

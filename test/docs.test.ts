@@ -94,7 +94,7 @@ describe("the examples of the integration guide", () => {
   it("in JavaScript buys a bag through the package", async () => {
     const folder = await mkdtemp(join(tmpdir(), "fukubukuro-docs-"));
     await mkdir(join(folder, "node_modules"));
-    await symlink(ROOT, join(folder, "node_modules", "fukubukuro"));
+    await symlink(join(ROOT, "src/client"), join(folder, "node_modules", "fukubukuro-client"));
     await writeFile(join(folder, "buy.mjs"), await example("buy.mjs"));
     const { stdout } = await run(process.execPath, ["buy.mjs"], { cwd: folder, env: env("js") });
     expect(stdout.trim()).toBe("confirmed 1000 JPY");

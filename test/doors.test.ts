@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readConfig } from "../src/config.ts";
 import { ConfigError } from "../src/domain/errors.ts";
@@ -21,6 +24,22 @@ describe("the start", () => {
   it("is local when neither store is named, and a node of production when both are", () => {
     expect(needsLocal(readConfig({}))).toBe(true);
     expect(needsLocal(readConfig({ REDIS_URL, DATABASE_URL, NODE_ENV: "production" }))).toBe(false);
+  });
+
+  it("reads a secret from the file that is named, a value that is set itself first, and says which file cannot be read", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "fukubukuro-secrets-"));
+    const file = join(folder, "admin-token");
+    await writeFile(file, "Kq7-vW2x_Zp9rT4m\n");
+    expect(readConfig({ ADMIN_TOKEN_FILE: file }).adminTokens).toEqual(["Kq7-vW2x_Zp9rT4m"]);
+    expect(readConfig({ ADMIN_TOKEN_FILE: file, ADMIN_TOKEN: "Yb3-nC8d_Lw5fH1s" }).adminTokens).toEqual([
+      "Yb3-nC8d_Lw5fH1s",
+    ]);
+    await writeFile(file, "\n");
+    for (const path of [file, join(folder, "none")])
+      expect(() => readConfig({ ADMIN_TOKEN_FILE: path })).toThrow(
+        /^ADMIN_TOKEN_FILE is "[^"]+": that file (is empty|cannot be read)\.$/,
+      );
+    await rm(folder, { recursive: true });
   });
 
   it.each(["aaaaaaaaaaaaaaaaaaaaaaaa", "1234123412341234", "changeme-changeme", "my-password-is-safe", "short"])(

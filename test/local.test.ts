@@ -195,7 +195,8 @@ describe("npm start", () => {
     const { child, url, token, ended } = await start({ PROCESSES: "2" });
     const children = async () =>
       (await readFile(`/proc/${child.pid}/task/${child.pid}/children`, "utf8")).trim().split(" ").map(Number);
-    const apis = async () => (await children()).filter((pid) => runs(pid, "fukubukuro.mjs"));
+    const apis = async () =>
+      (await children()).filter((pid) => runs(pid, "dist/fukubukuro.js") || runs(pid, "src/fukubukuro.mjs"));
     expect(await apis()).toHaveLength(2);
     const secret = JSON.parse(readFileSync(join(dataDir, "secrets.json"), "utf8")).shopperTokenSecret as string;
     await operator(url, token).post(

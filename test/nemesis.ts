@@ -9,12 +9,14 @@ import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import postgres from "postgres";
 import { startPostgres } from "../src/local/postgres.ts";
-import { programOf, startGuarded } from "../src/local/processes.ts";
+import { startGuarded } from "../src/local/processes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { startSandboxProcess } from "../src/local/stack.ts";
+import { programOf } from "../src/places.ts";
 import { faultsOf } from "./books.ts";
 import { startProcess } from "./crash.ts";
 import { openDisk } from "./disk.ts";
+import { inspect, keptLine, withInspector } from "./heap.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { ADMIN_TOKEN, inParallel, operator, pause, SECRET, saleBodyOf, shopper, until } from "./support.ts";
 
@@ -39,6 +41,8 @@ export interface Verdict {
   done: string[];
   confirmed: number;
   lost: number;
+  /** What each process keeps at the end, in one line. */
+  memory: string;
 }
 
 export async function campaign(seed: number, ms: number, say: (line: string) => void): Promise<Verdict> {
@@ -114,6 +118,7 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       GATEWAY_LEASE_MS: "1000",
       RETRY_GRACE_MS: "3000",
       LOG_LEVEL: "info",
+      ...withInspector(),
     };
     const world = { env: (more: Record<string, string> = {}) => ({ ...env, ...more }) };
 
@@ -365,7 +370,21 @@ export async function campaign(seed: number, ms: number, say: (line: string) => 
       wrong.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
     if (wrong.length > 0 && process.env.CAMPAIGN_KEEP)
       await keepEvidence(process.env.CAMPAIGN_KEEP, seed, wrong, outputs, pg.url);
-    return { faults: wrong, done, confirmed: told.confirmed.size, lost };
+    const memory = (await Promise.all(processes.map((p, i) => memoryOf(`${roles[i]} ${i}`, p.output())))).join("; ");
+    say(`  ${memory}`);
+    return { faults: wrong, done, confirmed: told.confirmed.size, lost, memory };
+  }
+}
+
+/** After collections. A process that was started again a moment ago may not answer yet. */
+async function memoryOf(name: string, output: string): Promise<string> {
+  try {
+    const inspector = await inspect(output);
+    const kept = await inspector.kept();
+    inspector.close();
+    return keptLine(`${name}:`, kept);
+  } catch {
+    return `${name}: not to be read`;
   }
 }
 

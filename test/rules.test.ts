@@ -17,8 +17,9 @@ import {
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { charge } from "../src/stages/charge.ts";
+import type { JournalEntry } from "../src/stages/journal.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
-import { type JournalEntry, mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
+import { mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.ts";
 import { settleHolds } from "../src/stages/settle-holds.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/stores/schema.ts";

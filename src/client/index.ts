@@ -188,15 +188,14 @@ export function makeClient(options: ClientOptions = {}) {
     };
   }
 
-  async function once(path: string, call: Call): Promise<Response> {
-    const late = AbortSignal.timeout(timeoutMs + (call.waitMs ?? 0));
+  async function once(path: string, call: Call, signal: AbortSignal): Promise<Response> {
     const response = await send(baseUrl + path, {
       method: call.method ?? "GET",
       headers: await headersOf(call),
       ...(call.body !== undefined && { body: JSON.stringify(call.body) }),
       // Asks whether there is something newer, and is answered without a body where there is not.
       cache: "no-cache",
-      signal: call.signal ? AbortSignal.any([call.signal, late]) : late,
+      signal,
     } as RequestInit);
     if (!response.ok) throw await refusalOf(response);
     return response;
@@ -205,8 +204,12 @@ export function makeClient(options: ClientOptions = {}) {
   async function json<T>(path: string, call: Call = {}): Promise<{ body: T; response: Response }> {
     const endMs = performance.now() + (call.giveUpMs ?? giveUpMs);
     for (let tries = 1; ; tries++) {
+      const stop = new AbortController();
+      const leave = stopWith(stop, call.signal);
+      const late = () => stop.abort(new DOMException("no answer in time", "TimeoutError"));
+      const timer = setTimeout(late, timeoutMs + (call.waitMs ?? 0));
       try {
-        const response = await once(path, call);
+        const response = await once(path, call, stop.signal);
         const body = (await response.json()) as T;
         const { serverTime } = body as { serverTime?: string };
         if (serverTime !== undefined) clock.heard(serverTime);
@@ -220,6 +223,9 @@ export function makeClient(options: ClientOptions = {}) {
         const pauseMs = pauseOf(error, tries);
         if (!(isPassing(error) || call.again?.(error)) || performance.now() + pauseMs > endMs) throw error;
         await pause(pauseMs, call.signal);
+      } finally {
+        clearTimeout(timer);
+        leave();
       }
     }
   }
@@ -234,6 +240,7 @@ export function makeClient(options: ClientOptions = {}) {
   async function* events(id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
     for (let tries = 1; !o.signal?.aborted; tries++) {
       const silent = new AbortController();
+      const leave = stopWith(silent, o.signal);
       const giveUp = () => silent.abort(new Error("the stream fell silent"));
       let timer = setTimeout(giveUp, timeoutMs);
       const alive = () => {
@@ -243,7 +250,7 @@ export function makeClient(options: ClientOptions = {}) {
       try {
         const response = await send(`${baseUrl + reservationPath(id)}/events`, {
           headers: { ...(await headersOf({})), accept: "text/event-stream" },
-          signal: o.signal ? AbortSignal.any([o.signal, silent.signal]) : silent.signal,
+          signal: silent.signal,
         });
         if (!response.ok || !response.body) throw await refusalOf(response);
         for await (const data of dataOf(response.body, alive)) {
@@ -258,6 +265,7 @@ export function makeClient(options: ClientOptions = {}) {
         if (error instanceof FukubukuroError && !isPassing(error)) throw error;
       } finally {
         clearTimeout(timer);
+        leave();
       }
       await pause(pauseOf(null, tries + 1), o.signal).catch(() => {});
     }
@@ -277,15 +285,16 @@ export function makeClient(options: ClientOptions = {}) {
     o.onChange?.(first);
     if (first.status === "confirmed" || first.payment?.status === "action_required") return first;
     const stop = new AbortController();
-    const signal = o.signal ? AbortSignal.any([o.signal, stop.signal]) : stop.signal;
+    const leave = stopWith(stop, o.signal);
     try {
-      for await (const r of events(id, { signal })) {
+      for await (const r of events(id, { signal: stop.signal })) {
         o.onChange?.(r);
         if (r.payment?.status === "declined") throw declinedOf(r);
         if (r.status !== "paying" || r.payment?.status === "action_required") return r;
       }
     } finally {
       stop.abort();
+      leave();
     }
     o.signal?.throwIfAborted();
     return confirm(id, request, o);
@@ -396,6 +405,15 @@ const isPassing = (e: FukubukuroError) => e.status === 0 || e.status === 429 || 
 function pauseOf(error: FukubukuroError | null, tries: number): number {
   if (error?.retryAfterMs !== undefined) return error.retryAfterMs;
   return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);
+}
+
+/** Our own stop follows the caller's signal until we leave: that one may live for days, and `AbortSignal.any` would leave a trace on it each time. */
+function stopWith(own: AbortController, theirs: AbortSignal | undefined): () => void {
+  if (!theirs) return () => {};
+  const stop = () => own.abort(theirs.reason);
+  theirs.addEventListener("abort", stop);
+  if (theirs.aborted) stop();
+  return () => theirs.removeEventListener("abort", stop);
 }
 
 function pause(ms: number, signal?: AbortSignal): Promise<void> {

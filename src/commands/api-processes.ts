@@ -10,6 +10,7 @@ import { AggregatorRegistry, type Registry } from "prom-client";
 import { type Config, MAILS_FOLDER, settingsFor } from "../config.ts";
 import { StartError } from "../domain/errors.ts";
 import type { Metrics } from "../metrics.ts";
+import { serviceProgram } from "../places.ts";
 
 /** One that ends sooner after its start than this is waited for before the next is started. */
 const SETTLED_MS = 5_000;
@@ -107,6 +108,8 @@ export async function startApiProcesses(
     });
   }
 
+  // The same code as here, also when the sources or dist/ have changed meanwhile.
+  cluster.setupPrimary({ exec: serviceProgram()[1] });
   await Promise.all(Array.from({ length: config.processes }, () => start(true)));
   return {
     async close() {

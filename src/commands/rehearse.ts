@@ -6,7 +6,6 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";
 import { signShopperToken } from "../http/auth.ts";
@@ -15,6 +14,7 @@ import { startPostgres } from "../local/postgres.ts";
 import { freePort, kill, startGuarded } from "../local/processes.ts";
 import { startRedis } from "../local/redis.ts";
 import { startSandboxProcess } from "../local/stack.ts";
+import { serviceProgram } from "../places.ts";
 import type { Audit } from "../recover/audit.ts";
 
 const BAGS = 40;
@@ -64,8 +64,7 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
     stops.push(() => service.stop());
 
     async function startService() {
-      const program = fileURLToPath(new URL("../fukubukuro.mjs", import.meta.url));
-      const one = startGuarded("service", [process.execPath, program, "serve"], {
+      const one = startGuarded("service", [...serviceProgram(), "serve"], {
         signal: "TERM",
         env: {
           PORT: String(port),

@@ -2,7 +2,6 @@
 
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
-import { streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { orderIdOf, referenceOfOrder } from "../domain/ids.ts";
@@ -315,10 +314,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, instantRefusal
     (c) => {
       admin(c);
       if (liveFigures.isFull()) throw new Problem("OVERLOADED", "too many watch already");
-      return streamSSE(c, async (stream) => {
-        const gone = new AbortController();
-        stream.onAbort(() => gone.abort());
-        for await (const { event, data } of liveFigures.watch(AbortSignal.any([gone.signal, ctx.draining]))) {
+      return routes.events(c, async (stream, gone) => {
+        for await (const { event, data } of liveFigures.watch(gone)) {
           await stream.writeSSE({ event, data: JSON.stringify(data) });
         }
       });

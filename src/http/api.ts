@@ -3,12 +3,13 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
+import { type SSEStreamingApi, streamSSE } from "hono/streaming";
 import type { Context } from "../context.ts";
-import { NoSuchItem, Overloaded, Unavailable } from "../domain/errors.ts";
+import { NoSuchItem, NotStorable, Overloaded, Unavailable } from "../domain/errors.ts";
 import type { Sale } from "../domain/sale.ts";
 import { NAME } from "./contract.ts";
 import { makeLoadShedding, type Priority } from "./load-shedding.ts";
-import { PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
+import { invalid, PROBLEMS, Problem, type ProblemCode, problemAnswer } from "./problem.ts";
 
 export interface RouteSpec {
   method: "get" | "post" | "patch" | "delete";
@@ -195,6 +196,16 @@ export function makeRoutes(ctx: Context) {
       headers: headersOf(asked, requestIdOf(asked), headers),
     });
   }
+  /** An event stream, with the headers every answer carries. `gone` aborts when the reader has gone away. */
+  function events(c: Http, write: (stream: SSEStreamingApi, gone: AbortSignal) => Promise<void>): Response {
+    const asked = incomingOf(c).headers;
+    for (const [name, value] of Object.entries(headersOf(asked, requestIdOf(asked), {}))) c.header(name, value);
+    return streamSSE(c, (stream) => {
+      const gone = new AbortController();
+      stream.onAbort(() => gone.abort());
+      return write(stream, gone.signal);
+    });
+  }
   function toResponse(r: Reply): Response {
     const headers: Record<string, string> = {};
     for (let i = 0; i < r.headers.length; i += 2) headers[r.headers[i] as string] = r.headers[i + 1] as string;
@@ -217,6 +228,7 @@ export function makeRoutes(ctx: Context) {
   function refuse(asked: IncomingHttpHeaders, path: string, error: unknown): Reply {
     if (error instanceof Problem) return problem(asked, error);
     if (error instanceof NoSuchItem) return problem(asked, new Problem("NOT_FOUND", error.message));
+    if (error instanceof NotStorable) return problem(asked, invalid([{ path: error.path, message: error.message }]));
     if (error instanceof Overloaded) return problem(asked, new Problem("OVERLOADED", error.message));
     if (error instanceof Unavailable) {
       ctx.log.warn({ err: error, path }, "unavailable");
@@ -390,7 +402,7 @@ export function makeRoutes(ctx: Context) {
     );
   }
 
-  return { app, specs, route, hotRoute, fastPath, reply, json, send, bodyOf, bodyText };
+  return { app, specs, route, hotRoute, fastPath, reply, json, send, events, bodyOf, bodyText };
 }
 
 /** The sale of that id, else NOT_FOUND; what cannot be an id is asked for nowhere. */

@@ -7,6 +7,8 @@ export const AUDIENCE = "fukubukuro";
 const LEEWAY_MS = 30_000;
 /** Verified tokens kept, so that a token is verified once; a few hundred bytes each. Two generations of half as many each. */
 const TOKENS_MAX = 100_000;
+/** And so many characters of them, since a login may put much into its tokens. */
+const TOKENS_LENGTH_MAX = 32 * 1_048_576;
 const TOKEN_LENGTH_MAX = 4_096;
 /** 1-128 visible characters. */
 export const CUSTOMER_ID = /^[^\s\p{C}]{1,128}$/u;
@@ -27,6 +29,7 @@ export function shopperAuth(secrets: string[]): (header: string | undefined) => 
   // When the younger generation is full it becomes the older one: no entry is ever searched for to be thrown out.
   let young = new Map<string, Verified>();
   let old = new Map<string, Verified>();
+  let youngLength = 0;
 
   function verify(token: string): Verified | null {
     for (const check of verifiers) {
@@ -48,8 +51,10 @@ export function shopperAuth(secrets: string[]): (header: string | undefined) => 
     if (!found) {
       found = old.get(header) ?? verify(header.slice(7)) ?? undefined;
       if (!found) throw new Problem("UNAUTHENTICATED");
-      if (young.size >= TOKENS_MAX / 2) [old, young] = [young, new Map()];
+      if (young.size >= TOKENS_MAX / 2 || youngLength >= TOKENS_LENGTH_MAX / 2)
+        [old, young, youngLength] = [young, new Map(), 0];
       young.set(header, found);
+      youngLength += header.length;
     }
     if (Date.now() >= found.expiresAtMs) throw new Problem("UNAUTHENTICATED", "the token has expired");
     return found.customerId;

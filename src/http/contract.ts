@@ -1,6 +1,7 @@
 /** The shapes of the HTTP contract: one source for validation and for /openapi.json. */
 import { z } from "@hono/zod-openapi";
 import { type FieldError, invalid } from "./problem.ts";
+import { email, instant, multilineText, text, visibleAscii, webUrl } from "./texts.ts";
 
 export const LINES_MAX = 10;
 export const QUANTITY_MAX = 99;
@@ -8,11 +9,9 @@ const MONEY_MAX = 1_000_000_000_000;
 const STOCK_MAX = 10_000_000;
 export const NAME = /^[A-Za-z0-9._-]{1,64}$/;
 
-const instant = z.iso.datetime({ offset: true }).openapi({ example: "2027-01-01T00:00:00Z" });
 const name = z.string().regex(NAME, "must be 1-64 characters of a-z A-Z 0-9 . _ -");
 const money = z.number().int().min(0).max(MONEY_MAX).openapi({ description: "minor units, tax included" });
 const durationMs = z.number().int();
-const text = (max: number) => z.string().max(max);
 const currency = z
   .string()
   .regex(/^[A-Z]{3}$/, "must be an ISO 4217 code such as JPY")
@@ -29,28 +28,26 @@ export const reserveBody = z
 
 export const confirmBody = z
   .strictObject({
-    payment: z.strictObject({ gateway: text(32).optional(), token: z.string().min(1).max(255).optional() }).default({}),
-    contact: z.strictObject({ email: z.email().max(254), name: text(200).min(1), phone: text(40).optional() }),
-    shipTo: z.strictObject({ postalCode: text(20).optional(), address: text(500).optional() }).optional(),
-    returnUrl: z
-      .url({ protocol: /^https?$/ })
-      .max(2000)
-      .optional(),
+    payment: z.strictObject({ gateway: text(32).optional(), token: visibleAscii(255).optional() }).default({}),
+    contact: z.strictObject({ email, name: text(200).min(1), phone: text(40).optional() }),
+    shipTo: z.strictObject({ postalCode: text(20).optional(), address: multilineText(500).optional() }).optional(),
+    returnUrl: webUrl(2000).optional(),
   })
   .openapi("ConfirmRequest");
 
 /** A text of the shop's, in one language for everyone or in both. */
-const ownText = (max: number) =>
-  z.union([text(max).min(1), z.strictObject({ ja: text(max).min(1), en: text(max).min(1) })]);
+const inBoth = (one: z.ZodString) => z.union([one.min(1), z.strictObject({ ja: one.min(1), en: one.min(1) })]);
+const ownText = (max: number) => inBoth(text(max));
+const ownLines = (max: number) => inBoth(multilineText(max));
 /** Whole percent, contained in the prices (総額). */
 const taxPercent = z.number().int().min(0).max(100);
 
 export const shopBody = z
   .strictObject({
     name: ownText(100),
-    address: ownText(300).optional(),
+    address: ownLines(300).optional(),
     phone: text(40).optional(),
-    email: z.email().max(254).optional(),
+    email: email.optional(),
     invoiceNumber: z
       .string()
       .regex(/^T\d{13}$/, "must be T and 13 digits")
@@ -61,10 +58,10 @@ export const shopBody = z
 
 export const termsBody = z
   .strictObject({
-    payment: ownText(1000).optional(),
-    delivery: ownText(1000).optional(),
-    cancellation: ownText(2000).optional(),
-    notes: ownText(2000).optional(),
+    payment: ownLines(1000).optional(),
+    delivery: ownLines(1000).optional(),
+    cancellation: ownLines(2000).optional(),
+    notes: ownLines(2000).optional(),
   })
   .openapi("Terms", {
     description:
@@ -259,16 +256,27 @@ function pathOf(path: ReadonlyArray<PropertyKey>): string {
   );
 }
 
+type Issue = z.core.$ZodIssue;
+
+/** A union's fault is that of the branch that was meant: the one that has the value's own type. */
+function issuesOf(issue: Issue): Issue[] {
+  if (issue.code !== "invalid_union") return [issue];
+  const meant = issue.errors.find((branch) => !branch.some((i) => i.code === "invalid_type" && i.path.length === 0));
+  return meant?.flatMap((i) => issuesOf({ ...i, path: [...issue.path, ...i.path] })) ?? [issue];
+}
+
 /** Parses by a schema or throws INVALID_REQUEST with the paths of the faults. */
 export function check<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw invalid(
-    parsed.error.issues.flatMap((i): FieldError[] =>
-      i.code === "unrecognized_keys"
-        ? i.keys.map((k) => ({ path: pathOf([...i.path, k]), message: "unknown field" }))
-        : [{ path: pathOf(i.path), message: i.message }],
-    ),
+    parsed.error.issues
+      .flatMap(issuesOf)
+      .flatMap((i): FieldError[] =>
+        i.code === "unrecognized_keys"
+          ? i.keys.map((k) => ({ path: pathOf([...i.path, k]), message: "unknown field" }))
+          : [{ path: pathOf(i.path), message: i.message }],
+      ),
   );
 }
 

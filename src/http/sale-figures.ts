@@ -1,6 +1,6 @@
 /** What operators watch: the figures of a sale, the requests of this node, the books; read once a second however many watch. */
 
-import { EventEmitter, on } from "node:events";
+import { EventEmitter } from "node:events";
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import type { Sale } from "../domain/sale.ts";
@@ -16,6 +16,8 @@ const POINTS_MAX = 900;
 const HISTORY_ITEMS_MAX = 20;
 const BOOKS_MS = 15_000;
 const WATCHERS_MAX = 50;
+/** Events that wait for one reader; each may be large. */
+const BEHIND_MAX = 30;
 /** So long after its end a sale is still watched: refunds and late mails belong to it. */
 const WATCHED_AFTER_MS = 7 * 86_400_000;
 
@@ -190,6 +192,8 @@ export function makeLiveFigures(ctx: Context) {
   let books: Audit[] = [];
   let booksAt = Number.NEGATIVE_INFINITY;
   let counted: { at: number; counts: Rates } | null = null;
+  // Whoever watches hears of the drain by the same way as of everything else.
+  ctx.draining.addEventListener("abort", () => heard.emit("watched", null));
 
   async function rates(): Promise<Rates> {
     const now = { at: performance.now(), counts: countsOf(await ctx.metrics.text()) };
@@ -252,19 +256,35 @@ export function makeLiveFigures(ctx: Context) {
     booksMoved() {
       booksAt = Number.NEGATIVE_INFINITY;
     },
-    /** First the past, then each second, until the signal. */
-    async *watch(signal: AbortSignal): AsyncGenerator<Watched> {
+    /** First the past, then each second, until the signal, the drain, or a reader too slow to follow: who connects again has the past again. */
+    async *watch(gone: AbortSignal): AsyncGenerator<Watched> {
+      const next: Watched[] = [{ event: "history", data: points }];
+      if (books.length > 0) next.push({ event: "books", data: books });
+      let wake = () => {};
+      let behind = false;
+      const hear = (told: Watched | null) => {
+        if (next.length >= BEHIND_MAX) behind = true;
+        else if (told) next.push(told);
+        wake();
+      };
+      const leave = () => hear(null);
+      heard.on("watched", hear);
+      gone.addEventListener("abort", leave);
       watchers++;
       try {
-        const stream = on(heard, "watched", { signal });
-        yield { event: "history", data: points };
-        if (books.length > 0) yield { event: "books", data: books };
         void run();
-        for await (const [next] of stream) yield next as Watched;
-      } catch (error) {
-        if (!signal.aborted) throw error;
+        while (!gone.aborted && !ctx.draining.aborted && !behind) {
+          const first = next.shift();
+          if (first) yield first;
+          else
+            await new Promise<void>((resolve) => {
+              wake = resolve;
+            });
+        }
       } finally {
         watchers--;
+        heard.off("watched", hear);
+        gone.removeEventListener("abort", leave);
       }
     },
   };

@@ -3,9 +3,8 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { nanoid } from "nanoid";
-import PostalMime from "postal-mime";
-import { SMTPServer } from "smtp-server";
 import type { MailReader, StoredMail } from "../domain/order.ts";
+import { optional } from "./optional.ts";
 
 export interface Mailbox extends MailReader {
   url: string;
@@ -17,6 +16,7 @@ const SHOWN_MAX = 100;
 const FILE = /^\d{15}-[A-Za-z0-9_-]{6}\.eml$/;
 
 export async function startMailbox(folder: string, port = 0): Promise<Mailbox> {
+  const { SMTPServer } = await optional("smtp-server", "set SMTP_URL", () => import("smtp-server"));
   await mkdir(folder, { recursive: true });
   const server = new SMTPServer({
     authOptional: true,
@@ -68,6 +68,7 @@ export function readMailbox(folder: string): MailReader {
     if (!FILE.test(`${id}.eml`)) return null;
     const raw = await readFile(join(folder, `${id}.eml`)).catch(() => null);
     if (!raw) return null;
+    const { default: PostalMime } = await optional("postal-mime", "read the files", () => import("postal-mime"));
     const mail = await PostalMime.parse(raw);
     const to = mail.to?.map((a) => a.address ?? "").join(", ") ?? "";
     return {

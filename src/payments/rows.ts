@@ -28,6 +28,12 @@ export type PaymentOutcome = Pick<
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
 
+/** Reason of a tombstone: the reference's row was never written, so nobody has waited in line or been asked for money. */
+export const NOT_WRITTEN = "not_written";
+
+/** Reason of a payment that Postgres could not claim for, because of what its own row holds. */
+export const UNUSABLE = "unusable";
+
 /** Attention of a capture that came late and was honoured. */
 export const HONOURED = "captured late, and honoured";
 
@@ -395,8 +401,10 @@ export async function settlePayment(
 /** A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written. */
 export async function writeTombstone(
   db: Db,
-  p: { reference: string; saleId: string; reservationId: string; reservationKey: string; customerId: string },
+  of: Pick<NewPayment, "reference" | "saleId" | "reservationId" | "reservationKey" | "customerId">,
 ): Promise<Payment> {
+  const { reference, saleId, reservationId, reservationKey, customerId } = of;
+  const p = { reference, saleId, reservationId, reservationKey, customerId };
   const nothing = {
     gateway: "none",
     tokenDigest: "",
@@ -406,7 +414,7 @@ export async function writeTombstone(
     contact: { email: "", name: "" },
     language: "en",
   };
-  await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: "not_written", endedAt: new Date() }]);
+  await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: NOT_WRITTEN, endedAt: new Date() }]);
   return (await findPayment(db, p.reference)) as Payment;
 }
 

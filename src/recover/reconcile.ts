@@ -7,6 +7,7 @@ import { and, asc, eq, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { Unavailable } from "../domain/errors.ts";
+import type { Hold } from "../domain/hold.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
 import { lateStatesBefore, PAYMENT_OPEN } from "../domain/lifecycle.ts";
 import { isOver, type Sale } from "../domain/sale.ts";
@@ -29,7 +30,9 @@ import { askGateway, chargeRequest } from "../stages/charge.ts";
 import { recordOrders } from "../stages/persist.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
 import { finishMove } from "../stages/top-up.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
+import { isDataError } from "../stores/refused.ts";
 import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../stores/schema.ts";
 import { settingsOf } from "./rebuild.ts";
 
@@ -185,7 +188,13 @@ async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
   if (rows.length === 0) return 0;
   const captured = rows.map((r) => r.payment);
   const references = captured.map((p) => p.reference);
-  const recorded = await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, references)));
+  let recorded = 0;
+  const record = async (some: string[]) => {
+    recorded += await around("reconcile.orders", () => ctx.db.transaction((tx) => recordOrders(tx, some)));
+  };
+  await withoutGuilty(record, references, (reference, error) =>
+    ctx.log.error({ err: error, reference }, "captured, and Postgres refuses its order: a person has to look"),
+  );
   ctx.work.emit("outbox");
   await settleHolds(ctx, captured).catch((error) => ctx.log.debug({ err: error }, "holds follow when Redis is back"));
   return recorded;
@@ -205,24 +214,27 @@ async function followPaying(ctx: Context, sale: Sale): Promise<number> {
 async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<number> {
   const { results } = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, keys));
   const holds = results.flatMap((hold, i) => (hold?.state === "paying" ? [{ key: keys[i] as string, hold }] : []));
-  const payments = new Map(
-    (
-      await findPayments(
-        ctx.db,
-        holds.map((h) => h.hold.reference),
-      )
-    ).map((p) => [p.reference, p]),
-  );
+  const payments = new Map<string, Payment>();
+  const find = async (some: typeof holds) => {
+    const references = some.map((h) => h.hold.reference);
+    for (const p of await findPayments(ctx.db, references)) payments.set(p.reference, p);
+  };
+  await withoutGuilty(find, holds, () => {});
   const toFollow: Payment[] = [];
+  /** Pinned without a row. The tombstone comes first, so that a row written late cannot be charged for. */
+  const bury = (key: string, { reference, customerId }: Hold) =>
+    around("reconcile.tombstone", () => {
+      const reservationId = ctx.ids.reservationId(sale.no, customerId, key);
+      return writeTombstone(ctx.db, { reference, saleId: sale.id, reservationId, reservationKey: key, customerId });
+    }).catch((error) => {
+      // The others are followed all the same.
+      if (!isDataError(error)) throw error;
+      ctx.log.error({ err: error, key }, "a hold is paying, and Postgres refuses its reference: a person has to look");
+      return null;
+    });
   for (const { key, hold } of holds) {
-    const { reference, customerId } = hold;
-    const p =
-      payments.get(reference) ??
-      // Pinned without a row. The tombstone comes first, so that a row written late cannot be charged for.
-      (await around("reconcile.tombstone", () => {
-        const reservationId = ctx.ids.reservationId(sale.no, customerId, key);
-        return writeTombstone(ctx.db, { reference, saleId: sale.id, reservationId, reservationKey: key, customerId });
-      }));
+    const p = payments.get(hold.reference) ?? (await bury(key, hold));
+    if (!p) continue;
     if (p.state === "captured" || leavesHold(p)) toFollow.push(p);
   }
   await settleHolds(ctx, toFollow);
@@ -344,10 +356,13 @@ async function finishMoves(ctx: Context): Promise<number> {
     .where(inArray(stockMoves.state, ["pending", "granted"]))
     .orderBy(asc(stockMoves.createdAt))
     .limit(BATCH_MAX);
+  const failed: unknown[] = [];
   for (const move of open) {
     const sale = await ctx.sales.get(move.saleId);
-    if (sale) await finishMove(ctx, sale, move);
+    // One that cannot be finished holds up no other.
+    if (sale) await finishMove(ctx, sale, move).catch((error) => failed.push(error));
   }
+  if (failed.length > 0) throw failed[0];
   return open.length;
 }
 

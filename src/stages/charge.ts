@@ -2,6 +2,7 @@
  * charge: what happens inside a permit. Claim in Postgres, ask the gateway, write the outcome, bring the hold in line.
  * No transaction is open while the gateway works; unknown is a state, not an error.
  */
+
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
@@ -15,12 +16,16 @@ import {
   NO_UNITS,
   type Payment,
   settlePayment,
+  UNUSABLE,
 } from "../payments/rows.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
 import { CHANGES_CHANNEL } from "../stores/keys.ts";
+import { storable } from "../stores/refused.ts";
 import { gates, payments } from "../stores/schema.ts";
 import { settleHolds } from "./settle-holds.ts";
 
 const COD_BATCH_MAX = 256;
+const ANSWER_LENGTH_MAX = 4_000;
 const IDLE_MS = 50;
 /** Pause between batches of a line without permits: a batch is eight round trips, for one payment or for hundreds. */
 const BATCH_PACE_MS = 20;
@@ -40,11 +45,18 @@ export async function askGateway(
     ctx.log.error({ err: error, gateway: gateway.name, kind }, "gateway adapter failed");
     answer = { outcome: "unknown", why: "the adapter failed" };
   }
+  answer = fitToStore(answer);
   const callMs = performance.now() - began;
   ctx.metrics.gatewayCalls.observe({ gateway: gateway.name, kind, answer: answer.outcome }, callMs / 1000);
   if (answer.outcome === "unknown" || answer.outcome === "not_done")
     ctx.log.warn({ gateway: gateway.name, kind, ...answer }, "gateway");
   return { answer, callMs };
+}
+
+/** Texts of another program's: one that Postgres will not take would leave the payment open for ever. */
+function fitToStore(answer: GatewayAnswer): GatewayAnswer {
+  const fit = Object.entries(answer).map(([k, v]) => [k, typeof v === "string" ? storable(v, ANSWER_LENGTH_MAX) : v]);
+  return Object.fromEntries(fit) as GatewayAnswer;
 }
 
 export function chargeRequest(p: Payment) {
@@ -141,10 +153,14 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
   const running = new Set<Promise<void>>();
   const breaker = makeBreaker();
   let toldOpen = false;
+  let freed = () => {};
   ctx.metrics.breaker.set({ gateway: gateway.name }, 0);
   while (!signal.aborted) {
     if (running.size >= breaker.width(gate.limit)) {
-      await Promise.race(running);
+      // Not a race of those that run: a slow one would keep every race that it lost.
+      await new Promise<void>((resolve) => {
+        freed = resolve;
+      });
       continue;
     }
     const waitMs = breaker.waitMs();
@@ -165,7 +181,10 @@ export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, sig
         .catch((error) =>
           ctx.log.error({ err: error, reference: got.reference }, "charge stopped half-way; reconcile goes on with it"),
         )
-        .finally(() => running.delete(one));
+        .finally(() => {
+          running.delete(one);
+          freed();
+        });
       running.add(one);
       continue;
     }
@@ -193,13 +212,21 @@ export async function chargeBatch(ctx: Context, gateway: Gateway): Promise<numbe
 }
 
 async function claimOfSale(ctx: Context, saleId: string, references: string[]): Promise<void> {
+  const claim = (some: string[]) => claimTogether(ctx, saleId, some);
+  await withoutGuilty(claim, references, async (reference, error) => {
+    ctx.log.error({ err: error, reference }, "a payment cannot be claimed for: its hold is given back");
+    await settleHolds(ctx, await cancelQueued(ctx.db, [reference], UNUSABLE));
+  });
+}
+
+async function claimTogether(ctx: Context, saleId: string, references: string[]): Promise<void> {
   const sale = await ctx.sales.get(saleId);
   if (!sale) return;
   const done = await around("cod.claim", () => claimAtOnce(ctx.db, saleId, references, sale.epoch));
   if (done === "OLD_EPOCH") {
     await ctx.sales.refresh(saleId);
   } else if (done === "NO_UNITS") {
-    if (references.length > 1) for (const one of references) await claimOfSale(ctx, saleId, [one]);
+    if (references.length > 1) for (const one of references) await claimTogether(ctx, saleId, [one]);
     else await settleHolds(ctx, await cancelQueued(ctx.db, references, NO_UNITS));
   } else {
     ctx.metrics.outcomes.inc({ stage: "charge", outcome: "captured" }, done.length);

@@ -1,7 +1,7 @@
 /**
- * pay: pins the hold in Redis (lua/pay.lua), then commits the payment row in Postgres, then takes a place in the
- * gateway's line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back
- * (rule D), or a row outside the line, which it puts in.
+ * pay: pins the hold in Redis (lua/pay.lua), then commits the payment row in Postgres, then takes a place in the gateway's
+ * line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back (rule D), or a
+ * row outside the line, which it puts in.
  */
 
 import { hash } from "node:crypto";
@@ -12,9 +12,11 @@ import type { Hold, SaleClock } from "../domain/hold.ts";
 import { makeReference } from "../domain/ids.ts";
 import type { Contact, ShipTo } from "../domain/order.ts";
 import { cartOf, type Sale } from "../domain/sale.ts";
-import { findPayment, insertPayments, type Payment, type RowToInsert } from "../payments/rows.ts";
-import { coalesce } from "../stores/coalesce.ts";
+import { findPayment, insertPayments, type Payment, type RowToInsert, writeTombstone } from "../payments/rows.ts";
+import { coalesce, withoutGuilty } from "../stores/coalesce.ts";
+import { isDataError, ownFault } from "../stores/refused.ts";
 import type { PayResult } from "../stores/replies.ts";
+import { settleHolds } from "./settle-holds.ts";
 
 const BATCH_MAX = 128;
 const WAITING_MAX = 5_000;
@@ -66,30 +68,47 @@ export function payStage(ctx: Context) {
       );
       pins.set(sale.id, run);
     }
-    return run(p);
+    return run(p).catch(ownFault);
+  }
+
+  /** Places in the line by reference. One that is lost is found by reconcile; the payment itself is safe. */
+  async function joinLine(gateway: string, references: string[], places: Map<string, number>): Promise<void> {
+    const join = async (some: string[]) => {
+      const joined = await around("pay.line", () => ctx.scripts.lineJoin(gateway, some));
+      for (const [i, reference] of some.entries()) places.set(reference, joined[i] ?? 0);
+    };
+    const later = (error: unknown) => ctx.log.warn({ err: error, gateway }, "line not joined; reconcile will");
+    await withoutGuilty(join, references, (_, error) => later(error)).catch(later);
+    ctx.work.emit("line");
   }
 
   /** The place in the line, 0 when that is not known; null when the row was not written. */
   const insert = coalesce<RowToInsert, number | null>(
     async (rows) => {
       const inserted = await around("pay.row", () => insertPayments(ctx.db, rows)).catch((error) => {
-        throw new Unavailable("Postgres does not answer", 1000, { cause: error });
+        throw isDataError(error) ? error : new Unavailable("Postgres does not answer", 1000, { cause: error });
       });
-      const places = new Map<string, number>();
-      for (const [gateway, queued] of byGateway(rows.filter((r) => inserted.has(r.reference)))) {
-        const references = queued.map((r) => r.reference);
-        // A lost place in the line is found by reconcile; the payment itself is safe.
-        const joined = await around("pay.line", () => ctx.scripts.lineJoin(gateway, references)).catch((error) => {
-          ctx.log.warn({ err: error }, "line not joined; reconcile will");
-          return [];
-        });
-        for (const [i, r] of references.entries()) places.set(r, joined[i] ?? 0);
-        ctx.work.emit("line");
-      }
+      const places = new Map([...inserted].map((reference) => [reference, 0]));
+      for (const [gateway, queued] of byGateway(rows.filter((r) => inserted.has(r.reference))))
+        await joinLine(
+          gateway,
+          queued.map((r) => r.reference),
+          places,
+        );
       return rows.map((r) => places.get(r.reference) ?? null);
     },
     { batchMax: BATCH_MAX, waitingMax: WAITING_MAX, enough: ENOUGH, gatherMs: GATHER_MS },
   );
+
+  /** A row that Postgres will never take: the hold is held again at once, as it was. What fails here reconcile does. */
+  async function unpin(row: RowToInsert, error: unknown): Promise<void> {
+    ctx.log.error({ err: error, reference: row.reference }, "a payment's row was refused for its data");
+    try {
+      await settleHolds(ctx, [await writeTombstone(ctx.db, row)]);
+    } catch (e) {
+      ctx.log.warn({ err: e, reference: row.reference }, "its hold is still pinned; reconcile gives it back");
+    }
+  }
 
   async function lineHasRoom(gateway: string): Promise<boolean> {
     const line = await ctx.reads.line(gateway);
@@ -126,7 +145,7 @@ export function payStage(ctx: Context) {
       }
       case "PAYING": {
         const { lines, amount } = cartOf(sale, result.hold.lines);
-        const place = await insert({
+        const row: RowToInsert = {
           reference,
           pinnedIn: epoch,
           saleId: sale.id,
@@ -144,9 +163,14 @@ export function payStage(ctx: Context) {
           returnUrl: r.returnUrl,
           language: r.language,
           state: "queued",
-        });
-        // Not written: reconcile closed this pin meanwhile, an earlier payment is still live, or Redis was rebuilt.
-        // Reconcile gives the hold back.
+        };
+        const place = await insert(row)
+          .catch(async (error) => {
+            if (isDataError(error)) await unpin(row, error);
+            throw error;
+          })
+          .catch(ownFault);
+        // Not written: reconcile closed this pin meanwhile, an earlier payment is still live, or Redis was rebuilt. Reconcile gives the hold back.
         if (place === null) throw new Unavailable("the payment was not begun", 2000);
         return { outcome: "PAYING", hold: result.hold, clock, begun: { gateway: r.gateway, place } };
       }

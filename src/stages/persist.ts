@@ -9,8 +9,11 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { NewerEntry } from "../domain/errors.ts";
 import type { Sale } from "../domain/sale.ts";
+import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
+import { storable } from "../stores/refused.ts";
+import { byHold, type JournalEntry, lineOf, parseEntry, type RawEntry } from "./journal.ts";
 
 type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
 
@@ -19,48 +22,7 @@ const GROUP = "persist";
 export const ENTRIES_MAX = 100;
 /** An entry that another consumer read and did not finish is taken over after this. */
 const RECLAIM_IDLE_MS = 5_000;
-const JOURNAL_VERSION = "1";
-
-export interface JournalEntry {
-  id: string;
-  epoch: number;
-  seq: number;
-  atMs: number;
-  transitions: Array<{
-    key: string;
-    letter: string;
-    deadlineMs: number;
-    reference: string;
-    lines: string;
-    customerId: string;
-  }>;
-}
-
-type RawEntry = [id: string, fields: string[] | null];
-
-/** Throws when an entry cannot be read: it is not ours to guess. */
-export function parseEntry([id, fields]: RawEntry): JournalEntry {
-  const f: Record<string, string> = {};
-  for (let i = 0; fields && i < fields.length; i += 2) f[fields[i] as string] = fields[i + 1] as string;
-  if (Number(f.v) > Number(JOURNAL_VERSION))
-    throw new NewerEntry(`journal entry of version ${f.v}, this process knows ${JOURNAL_VERSION}`);
-  if (f.v !== JOURNAL_VERSION) throw new Error(`journal entry of version ${f.v} is not known`);
-  const transitions = (f.b ?? "").split("\n").map((line) => {
-    const m = /^([A-Za-z0-9_-]{22})\|([hpcrx])\|(\d+)\|([^|]*)\|([^|]*)\|(.+)$/s.exec(line);
-    if (!m) throw new Error("a journal line cannot be read");
-    const [, key, letter, deadline, reference, lines, customerId] = m as unknown as [
-      string,
-      string,
-      string,
-      string,
-      string,
-      string,
-      string,
-    ];
-    return { key, letter, deadlineMs: Number(deadline), reference, lines, customerId };
-  });
-  return { id, epoch: Number(f.e), seq: Number(f.s), atMs: Number(f.t), transitions };
-}
+const ERROR_LENGTH_MAX = 2_000;
 
 /**
  * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and
@@ -134,9 +96,6 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   return row?.recorded ?? 0;
 }
 
-const isDataError = (error: unknown) =>
-  /^(22|23)/.test((error as { cause?: { code?: string } }).cause?.code ?? (error as { code?: string }).code ?? "");
-
 export function persistStage(ctx: Needs, consumer: string) {
   /** Where the search for entries of dead consumers stands, by sale. */
   const reclaims = new Map<string, { at: number; from: string }>();
@@ -172,52 +131,50 @@ export function persistStage(ctx: Needs, consumer: string) {
     for (const [error] of replies ?? []) if (error) throw error;
   }
 
-  /** An entry that Postgres will never take is kept for a person; the others flow. */
-  async function setAside(sale: Sale, raw: RawEntry, error: unknown): Promise<void> {
-    ctx.log.error({ err: error, saleId: sale.id, entry: raw[0] }, "journal entry set aside");
+  /** What Postgres will never take of an entry is kept for a person; the rest of it, and the others, flow. */
+  async function setAside(sale: Sale, id: string, body: unknown, error: unknown): Promise<void> {
+    ctx.log.error({ err: error, saleId: sale.id, entry: id }, "journal entry set aside");
+    // The error of a refused statement repeats what was refused.
+    const why = storable(String(error), ERROR_LENGTH_MAX);
     await ctx.db.execute(
-      sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${raw[0]}, ${JSON.stringify(raw[1])}, ${String(error)}) on conflict do nothing`,
+      sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
     );
     ctx.metrics.deadLetters.inc();
   }
 
+  /** Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after the idle time. */
+  async function writeApart(sale: Sale, entries: JournalEntry[]): Promise<void> {
+    const aside = new Map<string, { lines: string[]; error: unknown }>();
+    const keep = (id: string, lines: string[], error: unknown) =>
+      aside.set(id, { lines: [...(aside.get(id)?.lines ?? []), ...lines], error });
+    const writeSome = (some: JournalEntry[]) => write(sale, some);
+    for (const e of entries) if (e.unread?.length) keep(e.id, e.unread, new Error("a journal line cannot be read"));
+    const written = entries.filter((e) => e.transitions.length > 0);
+    await withoutGuilty(writeSome, written, (entry) =>
+      withoutGuilty(writeSome, byHold(entry), (part, error) => keep(entry.id, part.transitions.map(lineOf), error)),
+    );
+    for (const [id, { lines, error }] of aside) await setAside(sale, id, { lines }, error);
+  }
+
   async function work(sale: Sale, raw: RawEntry[]): Promise<number> {
     const journal = saleKeys(sale.id).journal;
-    // Deleted before they could be read again: Redis hands them out without fields.
-    const gone = raw.filter(([, fields]) => fields === null);
-    const readable: Array<{ raw: RawEntry; entry: JournalEntry }> = [];
-    const done = gone.map(([id]) => id);
+    const readable: JournalEntry[] = [];
+    const done: string[] = [];
     for (const r of raw) {
-      if (r[1] === null) continue;
       try {
-        readable.push({ raw: r, entry: parseEntry(r) });
+        // Without fields: deleted before it could be read again.
+        if (r[1] !== null) readable.push(parseEntry(r));
+        done.push(r[0]);
       } catch (error) {
         if (error instanceof NewerEntry) {
           ctx.log.warn({ saleId: sale.id, entry: r[0] }, error.message);
           continue;
         }
-        await setAside(sale, r, error);
+        await setAside(sale, r[0], r[1], error);
         done.push(r[0]);
       }
     }
-    if (readable.length > 0) {
-      try {
-        await write(
-          sale,
-          readable.map((r) => r.entry),
-        );
-        done.push(...readable.map((r) => r.raw[0]));
-      } catch (error) {
-        if (!isDataError(error)) throw error; // unknown: it is read again after the idle time
-        for (const r of readable) {
-          await write(sale, [r.entry]).catch(async (e) => {
-            if (!isDataError(e)) throw e;
-            await setAside(sale, r.raw, e);
-          });
-          done.push(r.raw[0]);
-        }
-      }
-    }
+    await writeApart(sale, readable);
     if (done.length > 0) await forget(journal, done);
     return done.length;
   }

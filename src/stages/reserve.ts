@@ -5,6 +5,7 @@ import { around } from "../crash-points.ts";
 import type { SaleClock } from "../domain/hold.ts";
 import type { Sale } from "../domain/sale.ts";
 import { coalesce } from "../stores/coalesce.ts";
+import { ownFault } from "../stores/refused.ts";
 import type { ReserveResult } from "../stores/replies.ts";
 
 type Needs = Pick<Context, "config" | "sales" | "scripts">;
@@ -47,5 +48,5 @@ export function reserveStage(ctx: Needs) {
   }
 
   /** One result per request. Throws Unavailable (unknown: repeat with the same key) or Overloaded (nothing done). */
-  return (sale: Sale, request: ReserveRequest): Promise<Reserved> => ofSale(sale)(request);
+  return (sale: Sale, request: ReserveRequest): Promise<Reserved> => ofSale(sale)(request).catch(ownFault);
 }

@@ -6,9 +6,12 @@
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { Sale } from "../domain/sale.ts";
-import { leavesHold, NO_UNITS, type PaymentOutcome } from "../payments/rows.ts";
+import { leavesHold, NO_UNITS, NOT_WRITTEN, type PaymentOutcome, UNUSABLE } from "../payments/rows.ts";
 
 type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
+
+/** Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep it for ever. */
+const earnsNoGrace = (p: PaymentOutcome) => p.declineCode === NOT_WRITTEN || p.declineCode === UNUSABLE;
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
 export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promise<void> {
@@ -24,7 +27,7 @@ export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promi
       const requests = ended.map((p) => ({
         key: p.reservationKey,
         reference: p.reference,
-        graceMs: ctx.config.retryGraceMs,
+        graceMs: earnsNoGrace(p) ? 0 : ctx.config.retryGraceMs,
         to: p.declineCode === NO_UNITS ? ("released" as const) : ("held" as const),
       }));
       const { results } = await around("decline.redis", () =>

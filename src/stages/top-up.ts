@@ -8,7 +8,9 @@ import { and, eq, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
+import { NotStorable } from "../domain/errors.ts";
 import type { Sale } from "../domain/sale.ts";
+import { refusalOf } from "../stores/refused.ts";
 import { epochs, items, stockMoves } from "../stores/schema.ts";
 
 type Needs = Pick<Context, "db" | "metrics" | "sales" | "scripts">;
@@ -52,12 +54,18 @@ export async function topUp(
           .where(and(eq(stockMoves.saleId, sale.id), eq(stockMoves.idempotencyKey, r.idempotencyKey)));
         return { move: before as StockMove, replayed: true };
       }
-      if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta);
+      if (r.delta > 0) await grant(tx, sale.id, r.sku, r.delta).catch(tooMany);
       return { move: inserted, replayed: false };
     }),
   );
   if (move.sku !== r.sku || move.delta !== r.delta) return { outcome: "MISMATCH" };
   return { ...(await finishMove(ctx, sale, move)), replayed } as ToppedUp;
+}
+
+/** More than an item's figures can count. */
+function tooMany(error: unknown): never {
+  if (refusalOf(error) !== "value") throw error;
+  throw new NotStorable("delta", "would put more units on sale than an item can have");
 }
 
 type Queryable = Pick<Context["db"], "update">;

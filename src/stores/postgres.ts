@@ -6,6 +6,7 @@
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
+import { MIGRATIONS_FOLDER } from "../places.ts";
 import * as schema from "./schema.ts";
 
 export type Db = PostgresJsDatabase<typeof schema>;
@@ -38,16 +39,14 @@ class ConnectionLost extends Error {
 interface Connection {
   sql: postgres.Sql;
   lost: boolean;
-  /** Rejects when the connection is lost. */
-  gone: Promise<never>;
+  /**
+   * Fails the use that is under way, if there is one. Not a promise that lasts as long as the connection: whatever waits for one of those stays
+   * reachable through it, and with it every answer.
+   */
+  fail: ((error: Error) => void) | null;
 }
 
 function connect(url: string, onLost: (c: Connection) => void): Connection {
-  let lose: (error: Error) => void = () => {};
-  const gone = new Promise<never>((_, reject) => {
-    lose = reject;
-  });
-  gone.catch(() => {});
   const sql = postgres(url, {
     max: 1,
     connect_timeout: 5,
@@ -58,7 +57,7 @@ function connect(url: string, onLost: (c: Connection) => void): Connection {
     onnotice: () => {},
     onclose: () => {
       c.lost = true;
-      lose(new ConnectionLost("CONNECTION_CLOSED"));
+      c.fail?.(new ConnectionLost("CONNECTION_CLOSED"));
       onLost(c);
     },
     connection: {
@@ -71,7 +70,7 @@ function connect(url: string, onLost: (c: Connection) => void): Connection {
   });
   // Gives the client drizzle's own way of reading dates and JSON.
   drizzle(sql);
-  const c: Connection = { sql, lost: false, gone };
+  const c: Connection = { sql, lost: false, fail: null };
   return c;
 }
 
@@ -117,20 +116,22 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
   async function use<T>(f: (sql: postgres.Sql) => PromiseLike<T>, msMax: number): Promise<T> {
     const c = await acquire();
     let timer: NodeJS.Timeout | undefined;
-    const silent = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        c.lost = true;
-        forget(c);
-        reject(new ConnectionLost("CONNECTION_SILENT"));
-      }, msMax);
-    });
     try {
-      const work = f(c.sql);
-      // What still comes of it after the race has nobody to tell.
-      Promise.resolve(work).catch(() => {});
-      return await Promise.race([work, c.gone, silent]);
+      // Settles once; what still comes of the work after that has nobody to tell.
+      return await new Promise<T>((resolve, reject) => {
+        // Lost between the pool and here: nothing is sent.
+        if (c.lost) return reject(new ConnectionLost("CONNECTION_CLOSED"));
+        c.fail = reject;
+        timer = setTimeout(() => {
+          c.lost = true;
+          forget(c);
+          reject(new ConnectionLost("CONNECTION_SILENT"));
+        }, msMax);
+        f(c.sql).then(resolve, reject);
+      });
     } finally {
       clearTimeout(timer);
+      c.fail = null;
       release(c);
     }
   }
@@ -166,7 +167,7 @@ export async function migrate(url: string): Promise<void> {
   try {
     // One at a time over all processes; the number is ours by choice.
     await sql`select pg_advisory_lock(20270101)`;
-    await runMigrations(drizzle(sql), { migrationsFolder: new URL("../../drizzle", import.meta.url).pathname });
+    await runMigrations(drizzle(sql), { migrationsFolder: MIGRATIONS_FOLDER });
   } finally {
     await sql.end({ timeout: 5 });
   }

@@ -189,11 +189,20 @@ export class Sales {
     const sale = await promise.catch((error) => {
       throw new Unavailable("Postgres does not answer", 1000, { cause: error });
     });
-    if (!sale) {
-      if (this.#unknownUntil.size > UNKNOWN_SALES_MAX) this.#unknownUntil.clear();
-      this.#unknownUntil.set(key, Date.now() + UNKNOWN_SALE_MS);
-    } else this.#unknownUntil.delete(key);
+    if (!sale) this.#rememberUnknown(key);
+    else this.#unknownUntil.delete(key);
     return sale;
+  }
+
+  /** What is over goes first, and the oldest of too many: names that outsiders make up must not grow into anything. */
+  #rememberUnknown(key: string | number): void {
+    const now = Date.now();
+    this.#unknownUntil.delete(key);
+    for (const [oldest, until] of this.#unknownUntil) {
+      if (until > now && this.#unknownUntil.size < UNKNOWN_SALES_MAX) break;
+      this.#unknownUntil.delete(oldest);
+    }
+    this.#unknownUntil.set(key, now + UNKNOWN_SALE_MS);
   }
 
   async #load(where: SaleKey): Promise<Sale | null> {

@@ -1,62 +1,41 @@
-/**
- * Scripts, styles and pictures of the pages: bundled once by esbuild when the first is asked for, under names that
- * change with their content.
- */
-import { hash } from "node:crypto";
+/** Scripts, styles and pictures of the pages, under names that change with their content: read from the build, or bundled once in a checkout. */
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
-import { build, stop } from "esbuild";
+import { join } from "node:path";
+import { ASSETS_FOLDER, BUILT } from "../places.ts";
+import type { AssetName } from "./bundle-assets.ts";
 
 export interface Asset {
-  body: string;
   type: string;
   /** Where it is served, with its content's digest. */
   path: string;
+  body(): Promise<string | Buffer>;
 }
-export type AssetName = "shop.js" | "order.js" | "cockpit.js" | "new-sale.js" | "style.css" | "bag.svg";
 export type Assets = Record<AssetName, Asset>;
+/** assets/manifest.json of a build. */
+export type Manifest = Record<AssetName, { file: string; type: string }>;
 
-const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-const TYPES = { js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
+const served = (made: Manifest, bodyOf: (name: AssetName, file: string) => Promise<string | Buffer>): Assets => {
+  const all = Object.entries(made).map(([name, { file, type }]) => [
+    name,
+    { type, path: `/assets/${file}`, body: () => bodyOf(name as AssetName, file) } satisfies Asset,
+  ]);
+  return Object.fromEntries(all) as Assets;
+};
 
-async function make(): Promise<Assets> {
-  const built = await build({
-    entryPoints: ["shop", "order", "cockpit", "new-sale"].map((name) => here(`./browser/${name}.ts`)),
-    outdir: "/",
-    bundle: true,
-    minify: true,
-    write: false,
-    format: "esm",
-    target: "es2022",
-    // What is not ASCII stays as it is: the files are UTF-8 and say so.
-    charset: "utf8",
-    tsconfig: here("./browser/tsconfig.json"),
-  });
-  await stop();
-  const uplot = await readFile(createRequire(import.meta.url).resolve("uplot/dist/uPlot.min.css"), "utf8");
-  const scriptOf = (name: string) => built.outputFiles.find((f) => f.path.endsWith(`/${name}`))?.text ?? "";
-  const asset = (name: AssetName, body: string): Asset => {
-    const [stem, ending] = name.split(".") as [string, keyof typeof TYPES];
-    return {
-      body,
-      type: TYPES[ending],
-      path: `/assets/${stem}-${hash("sha1", body, "base64url").slice(0, 10)}.${ending}`,
-    };
-  };
-  return {
-    "shop.js": asset("shop.js", scriptOf("shop.js")),
-    "order.js": asset("order.js", scriptOf("order.js")),
-    "cockpit.js": asset("cockpit.js", scriptOf("cockpit.js")),
-    "new-sale.js": asset("new-sale.js", scriptOf("new-sale.js")),
-    "style.css": asset("style.css", `${uplot}\n${await readFile(here("./style.css"), "utf8")}`),
-    "bag.svg": asset("bag.svg", await readFile(here("./bag.svg"), "utf8")),
-  };
+async function builtAssets(): Promise<Assets> {
+  const manifest = JSON.parse(await readFile(join(ASSETS_FOLDER, "manifest.json"), "utf8")) as Manifest;
+  return served(manifest, (_, file) => readFile(join(ASSETS_FOLDER, file)));
+}
+
+async function bundledAssets(): Promise<Assets> {
+  const { bundleAssets } = await import("./bundle-assets.ts");
+  const bundled = await bundleAssets();
+  return served(bundled, async (name) => bundled[name].body);
 }
 
 let making: Promise<Assets> | undefined;
 export function assets(): Promise<Assets> {
-  making ??= make().catch((error) => {
+  making ??= (BUILT ? builtAssets() : bundledAssets()).catch((error) => {
     making = undefined;
     throw error;
   });

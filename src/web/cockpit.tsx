@@ -86,9 +86,13 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
       return certificateAnswer(c, routes, sale, audit, { menu, home });
     }),
   );
-  app.post("/admin/sign-in", bodyLimit({ maxSize: SIGN_IN_BYTES_MAX }), async (c) => {
+  const tooLarge = () => {
+    throw new Problem("BODY_TOO_LARGE", `the limit is ${SIGN_IN_BYTES_MAX} bytes`);
+  };
+  app.post("/admin/sign-in", bodyLimit({ maxSize: SIGN_IN_BYTES_MAX, onError: tooLarge }), async (c) => {
     fromHere(c);
-    const { token } = await c.req.parseBody();
+    // A form that cannot be read names no token.
+    const { token } = await c.req.parseBody().catch(() => ({ token: undefined }));
     const cookie = typeof token === "string" ? auth.signIn(token.trim(), isSecure(c)) : null;
     if (cookie) return routes.send(c, 303, null, { location: "/admin", "set-cookie": cookie });
     await new Promise((resolve) => setTimeout(resolve, WRONG_TOKEN_MS));

@@ -5,8 +5,8 @@ import { getCookie } from "hono/cookie";
 import type { Child, FC } from "hono/jsx";
 import { type Language, preferredLanguage } from "../domain/language.ts";
 import { headerOf, incomingOf, type Routes } from "../http/api.ts";
-import type { AssetName, Assets } from "./assets.ts";
-import { assets } from "./assets.ts";
+import { type Assets, assets } from "./assets.ts";
+import type { AssetName } from "./bundle-assets.ts";
 import { WORDS, type Words } from "./words.ts";
 
 /** Everything comes from this process; nothing inline, nothing from elsewhere, in no frame. */
@@ -94,14 +94,15 @@ export async function page(
   };
   const { w } = pageContext;
   const title = o.title(w);
+  const style = o.standalone ? String(await pageContext.assets["style.css"].body()) : null;
   const html = (
     <html lang={language}>
       <head>
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <title>{title}</title>
-        {o.standalone ? (
-          <style dangerouslySetInnerHTML={{ __html: pageContext.assets["style.css"].body }} />
+        {style !== null ? (
+          <style dangerouslySetInnerHTML={{ __html: style }} />
         ) : (
           <>
             <link rel="icon" href={pageContext.assets["bag.svg"].path} />

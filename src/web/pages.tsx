@@ -1,12 +1,5 @@
 /** @jsxImportSource hono/jsx */
-/**
- * The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is
- * fetched from outside.
- */
-
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+/** The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is fetched from outside. */
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
@@ -36,7 +29,7 @@ export function pageRoutes(ctx: Context, routes: Routes, auth: AdminAuth): void 
   app.get("/assets/:file", async (c) => {
     const asset = Object.values(await assets()).find((a) => a.path === c.req.path);
     if (!asset) throw new Problem("NOT_FOUND", "no such asset; load the page again");
-    return send(c, 200, asset.body, { "content-type": asset.type, "cache-control": FOREVER });
+    return send(c, 200, await asset.body(), { "content-type": asset.type, "cache-control": FOREVER });
   });
   docsRoutes(routes);
   cockpitRoutes(ctx, routes, auth);
@@ -134,27 +127,10 @@ function mailRoutes(ctx: Context, routes: Routes, mailbox: NonNullable<Context["
 }
 
 function docsRoutes({ app, send }: Routes): void {
-  const ui = dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
-  const files: Record<string, string> = {
-    "swagger-ui.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-    "favicon-32x32.png": "image/png",
-  };
-  app.get("/docs", (c) =>
-    send(
-      c,
-      200,
-      `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Fukubukuro API</title><link rel="icon" href="/docs/favicon-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css"></head><body><div id="ui"></div><script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/init.js"></script></body></html>`,
-      { "content-type": HTML, "content-security-policy": DOCS_CSP },
-    ),
-  );
-  app.get("/docs/:file", async (c) => {
-    if (c.req.param("file") === "init.js") return send(c, 200, DOCS_INIT, { "content-type": "text/javascript" });
-    const type = files[c.req.param("file")];
-    if (!type) throw new Problem("NOT_FOUND");
-    return send(c, 200, await readFile(join(ui, c.req.param("file"))), {
-      "content-type": type,
-      "cache-control": "public, max-age=3600",
-    });
+  app.get("/docs", async (c) => {
+    const all = await assets();
+    const html = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Fukubukuro API</title><link rel="icon" href="${all["favicon-32x32.png"].path}"><link rel="stylesheet" href="${all["swagger-ui.css"].path}"></head><body><div id="ui"></div><script src="${all["swagger-ui-bundle.js"].path}"></script><script src="/docs/init.js"></script></body></html>`;
+    return send(c, 200, html, { "content-type": HTML, "content-security-policy": DOCS_CSP });
   });
+  app.get("/docs/init.js", (c) => send(c, 200, DOCS_INIT, { "content-type": "text/javascript" }));
 }

@@ -46,7 +46,8 @@ async function verdict(d: Defect): Promise<string> {
       "test",
       "package.json",
       "tsconfig.json",
-      "tsconfig.client.json",
+      "package-lock.json",
+      "build.mjs",
       "vitest.config.ts",
     ])
       await cp(join(ROOT, part), join(folder, part), { recursive: true });

@@ -20,6 +20,14 @@ const one = (name: string, file: string, from: string, to: string, by: string, n
 });
 
 export const DEFECTS: Defect[] = [
+  one(
+    "a build runs in place of sources that have changed since",
+    "src/fukubukuro.mjs",
+    "(await isFresh())",
+    "isFresh()",
+    "build",
+    "runs its build while it is of the sources that are there",
+  ),
   {
     name: "rule V: a connection that was lost is used again",
     by: "db",
@@ -79,7 +87,7 @@ export const DEFECTS: Defect[] = [
   one(
     "rule D: no tombstone before a hold is given back",
     "src/payments/rows.ts",
-    `await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: "not_written", endedAt: new Date() }]);\n  return (await findPayment(db, p.reference)) as Payment;`,
+    `await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: NOT_WRITTEN, endedAt: new Date() }]);\n  return (await findPayment(db, p.reference)) as Payment;`,
     `return { ...p, ...nothing, state: "cancelled", declineCode: "not_written" } as never as Payment;`,
     "recover",
     "between the pin and the payment row",
@@ -377,5 +385,61 @@ export const DEFECTS: Defect[] = [
     "if (p && endedUnpaid(p) && stray < 0) {",
     "rules",
     "late money",
+  ),
+  one(
+    "a batch that is refused for its data is not halved",
+    "src/stores/coalesce.ts",
+    "if (to - from > 1 && isRefusal(error))",
+    "if (from > to && isRefusal(error))",
+    "poison",
+    "beside a poisoned one",
+  ),
+  one(
+    "a batch is sent again in parts whatever it failed of",
+    "src/stores/coalesce.ts",
+    "if (to - from > 1 && isRefusal(error))",
+    "if (to - from > 1)",
+    "poison",
+    "a batch",
+  ),
+  one(
+    "a journal entry is set aside as a whole",
+    "src/stages/journal.ts",
+    "holds.set(t.key, [...(holds.get(t.key) ?? []), t])",
+    `holds.set("", [...(holds.get("") ?? []), t])`,
+    "poison",
+    "persist mirrors",
+  ),
+  one(
+    "a payment that was never written earns grace",
+    "src/stages/settle-holds.ts",
+    "graceMs: earnsNoGrace(p) ? 0 : ",
+    "graceMs: ",
+    "poison",
+    "grace",
+  ),
+  one(
+    "a control character gets into the journal",
+    "lua/prelude.lua",
+    "  if string.find(packed, '%c') then unfit('a hold with a control character') end\n",
+    "",
+    "poison",
+    "reserve grants",
+  ),
+  one(
+    "a text may hold anything",
+    "src/http/texts.ts",
+    ".refine((t) => !unfit.test(t), message)",
+    "",
+    "neighbours",
+    "any text of a shopper",
+  ),
+  one(
+    "an instant of any year",
+    "src/http/texts.ts",
+    "Date.parse(t) >= INSTANT_MIN && Date.parse(t) < INSTANT_MAX",
+    "INSTANT_MIN < INSTANT_MAX && t.length > 0",
+    "neighbours",
+    "2000 and 2100",
   ),
 ];
