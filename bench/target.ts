@@ -18,7 +18,10 @@ export interface Target {
   admin: string;
   /** For the floors in Postgres and Redis; absent for a service elsewhere. */
   stores?: { databaseUrl: string; redisUrl: string };
-  /** What the service keeps after a collection, in one line; of several processes the one with the loops. Absent for a service elsewhere. */
+  /**
+   * What the service keeps after a collection, in one line; of several processes the one with the loops. Absent for a
+   * service elsewhere.
+   */
   memory?(): Promise<string>;
   stop(): Promise<unknown>;
 }

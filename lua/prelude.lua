@@ -23,7 +23,8 @@
 local KEYS_OF_CUSTOMER_MAX = 50
 local REFUSAL_LEASE_MS_MAX = 1000
 
--- The figures cannot be right: the sale is rebuilt. A fault of the request alone: it is refused, and those it came with are asked again.
+-- A count that cannot be right: the sale is rebuilt. A fault of one request alone: that one is refused, and the others
+-- of its call are asked again.
 local function broken(what) error({ err = 'BROKEN ' .. what }) end
 local function unfit(what) error({ err = 'ARGUMENT ' .. what }) end
 

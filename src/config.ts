@@ -1,4 +1,6 @@
-/** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+/**
+ * The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it.
+ */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { z } from "zod";
@@ -6,8 +8,8 @@ import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
 /**
- * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api process
- * finds the mails that its parent receives in local mode.
+ * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api
+ * process finds the mails that its parent receives in local mode.
  */
 export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 
@@ -173,7 +175,10 @@ function inFlightMax(text: string): (gateway: string) => number {
   return (gateway) => limits.get(gateway) ?? limits.get("") ?? 4;
 }
 
-/** Settings that may stand in a file of their own, named by e.g. ADMIN_TOKEN_FILE: how containers are given their secrets. */
+/**
+ * Settings that may stand in a file of their own, named by e.g. ADMIN_TOKEN_FILE: how containers are given their
+ * secrets.
+ */
 const MAY_BE_IN_A_FILE = ["ADMIN_TOKEN", "SHOPPER_TOKEN_SECRET", "REDIS_URL", "DATABASE_URL", "SMTP_URL"];
 
 /** Settings with those that stand in files; one that is set itself wins. */

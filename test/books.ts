@@ -86,7 +86,8 @@ export async function faultsOf(p: Places, saleId: string, told: Told): Promise<s
         restock: boolean | null;
       }[]
     >`
-      select id, reference, reservation_id, status, amount, currency, gateway, restock from orders where sale_id = ${saleId}`;
+      select id, reference, reservation_id, status, amount, currency, gateway, restock from orders
+      where sale_id = ${saleId}`;
     const lines = await sql<{ order_id: string; sku: string; quantity: number }[]>`
       select order_id, sku, quantity from order_lines l join orders o on o.id = l.order_id where o.sale_id = ${saleId}`;
     const outbox = await sql<

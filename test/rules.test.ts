@@ -553,7 +553,8 @@ describe("a rebuild while a payment ends", () => {
         async () =>
           (await client`select 1 from pg_locks where relation = 'payments'::regclass and not granted`).length > 0,
       );
-      await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined', ended_at = now(), check_at = null where reference = ${row.reference}`;
+      await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined',
+        ended_at = now(), check_at = null where reference = ${row.reference}`;
       await tx`update items set claimed = claimed - 1 where sale_id = ${saleId}`;
     });
     await client.end();

@@ -12,7 +12,7 @@ export function filesUnder(folder: string, fits: RegExp): string[] {
   if (!statSync(at, { throwIfNoEntry: false })) return [];
   return (readdirSync(at, { recursive: true }) as string[])
     .map((f) => join(folder, f))
-    .filter((f) => fits.test(f) && !f.includes("node_modules") && !/^bench\/results\//.test(f))
+    .filter((f) => fits.test(f) && !/(^|\/)(node_modules|dist)\//.test(f) && !/^bench\/results\//.test(f))
     .filter((f) => statSync(join(ROOT, f)).isFile())
     .sort();
 }

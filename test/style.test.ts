@@ -1,4 +1,7 @@
-/** How the sources are written, where no linter's rule says it. Function length is biome's (noExcessiveLinesPerFunction). */
+/**
+ * How the sources are written, where no linter's rule says it. Function length is biome's
+ * (noExcessiveLinesPerFunction).
+ */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import ts from "typescript";
@@ -13,7 +16,10 @@ const SCRIPTS = filesUnder("lua", /\.lua$/);
 const SOURCES = ["src", "test", "bench"].flatMap((folder) => filesUnder(folder, /\.(ts|tsx|mjs)$/));
 const parse = (path: string, text: string) => ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
 
-/** Where texts stand that cannot be broken without changing them: strings, templates that are not SQL, regular expressions. */
+/**
+ * Where texts stand that cannot be broken without changing them: strings, templates that are not SQL, regular
+ * expressions.
+ */
 function unbreakable(source: ts.SourceFile): Array<{ from: number; to: number }> {
   const found: Array<{ from: number; to: number }> = [];
   const visit = (node: ts.Node): void => {
@@ -43,7 +49,10 @@ function tooLong(path: string, text: string): string[] {
   });
 }
 
-/** Spreads of a literal into a literal, as `path:line`: they cost several times what one plain literal does (bench/README.md). */
+/**
+ * Spreads of a literal into a literal, as `path:line`: they cost several times what one plain literal does
+ * (bench/README.md).
+ */
 function spreadLiterals(path: string, text: string): string[] {
   const source = parse(path, text);
   const found: string[] = [];

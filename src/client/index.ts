@@ -407,7 +407,10 @@ function pauseOf(error: FukubukuroError | null, tries: number): number {
   return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);
 }
 
-/** Our own stop follows the caller's signal until we leave: that one may live for days, and `AbortSignal.any` would leave a trace on it each time. */
+/**
+ * Our own stop follows the caller's signal until we leave: that one may live for days, and `AbortSignal.any` would
+ * leave a trace on it each time.
+ */
 function stopWith(own: AbortController, theirs: AbortSignal | undefined): () => void {
   if (!theirs) return () => {};
   const stop = () => own.abort(theirs.reason);

@@ -50,15 +50,17 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
     }
   }
   await tx.execute(sql`
-    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
+    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq,
+           held_at, changed_at)
     select ${saleId}, r.key, r.customer_id, r.state, r.lines, r.reference, r.deadline_ms, r.epoch, r.seq,
            to_timestamp(r.held_ms / 1000.0), to_timestamp(r.at_ms / 1000.0)
-    from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(key text, customer_id text, state text, lines text,
-         reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
+    from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(key text, customer_id text, state text,
+         lines text, reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
     where r.epoch >= (select epoch from epochs where sale_id = ${saleId})
     order by r.key
-    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
-           epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
+    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference,
+           deadline_ms = excluded.deadline_ms, epoch = excluded.epoch, seq = excluded.seq,
+           changed_at = excluded.changed_at
     where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
   const seq = Math.max(...entries.map((e) => e.seq));
   await tx.execute(sql`update journal_positions set seq = greatest(seq, ${seq}) where sale_id = ${saleId}`);
@@ -77,9 +79,12 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   if (references.length === 0) return 0;
   const [row] = await tx.execute<{ recorded: number }>(sql`
     with recorded as (
-      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
-      select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
-      from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
+      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id,
+        contact, ship_to, confirmed_at)
+      select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id,
+        contact, ship_to, coalesce(captured_at, now())
+      from payments
+      where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
       order by captured_at, reference
       on conflict do nothing returning id, sale_id, reference
     ), paid as materialized (
@@ -137,12 +142,16 @@ export function persistStage(ctx: Needs, consumer: string) {
     // The error of a refused statement repeats what was refused.
     const why = storable(String(error), ERROR_LENGTH_MAX);
     await ctx.db.execute(
-      sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
+      sql`insert into dead_letters (sale_id, entry_id, body, error)
+        values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
     );
     ctx.metrics.deadLetters.inc();
   }
 
-  /** Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after the idle time. */
+  /**
+   * Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after
+   * the idle time.
+   */
   async function writeApart(sale: Sale, entries: JournalEntry[]): Promise<void> {
     const aside = new Map<string, { lines: string[]; error: unknown }>();
     const keep = (id: string, lines: string[], error: unknown) =>

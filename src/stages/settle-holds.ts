@@ -10,7 +10,10 @@ import { leavesHold, NO_UNITS, NOT_WRITTEN, type PaymentOutcome, UNUSABLE } from
 
 type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
 
-/** Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep it for ever. */
+/**
+ * Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep
+ * it for ever.
+ */
 const earnsNoGrace = (p: PaymentOutcome) => p.declineCode === NOT_WRITTEN || p.declineCode === UNUSABLE;
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */

@@ -8,8 +8,9 @@ import { makeClient } from "./redis.ts";
  */
 export interface ChangeHints {
   /**
-   * Resolves on the next hint for this reservation key, after `ms`, when the signal aborts, or when the process drains. The signal is the waiting
-   * request's own: on one that lives as long as the process, thousands of listeners would be searched for each that leaves.
+   * Resolves on the next hint for this reservation key, after `ms`, when the signal aborts, or when the process drains.
+   * The signal is the waiting request's own: on one that lives as long as the process, thousands of listeners would be
+   * searched for each that leaves.
    */
   next(key: string, ms: number, signal: AbortSignal): Promise<void>;
   close(): void;

@@ -55,8 +55,9 @@ export async function unsafePostgres(sql: Sql): Promise<Unsafe[]> {
   const [row] = await sql<
     { version: number; recovery: boolean; synchronous_commit: string; fsync: string; full_page_writes: string }[]
   >`
-    select current_setting('server_version_num')::int as version, pg_is_in_recovery() as recovery, current_setting('synchronous_commit') as synchronous_commit,
-      current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes`;
+    select current_setting('server_version_num')::int as version, pg_is_in_recovery() as recovery,
+      current_setting('synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
+      current_setting('full_page_writes') as full_page_writes`;
   const found: Unsafe[] = [];
   const unsafe = (name: (typeof UNSAFE_NAMES)[number], sentence: string) => void found.push({ name, sentence });
   if (!row) return found;

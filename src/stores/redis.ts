@@ -4,7 +4,10 @@ import { Unavailable } from "../domain/errors.ts";
 import { refusalFor, unsafeRedis } from "./preflight.ts";
 
 const COMMAND_TIMEOUT_MS = 2_000;
-/** Nothing heard for so long while something was asked: the link is given up. What timed out in it would stay in the client's queue till then. */
+/**
+ * Nothing heard for so long while something was asked: the link is given up. What timed out in it would stay in the
+ * client's queue till then.
+ */
 const SILENT_MS = 3_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 const RECONNECT_MS_MAX = 500;

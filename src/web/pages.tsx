@@ -1,5 +1,8 @@
 /** @jsxImportSource hono/jsx */
-/** The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is fetched from outside. */
+/**
+ * The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is
+ * fetched from outside.
+ */
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
