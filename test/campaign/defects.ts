@@ -387,7 +387,7 @@ export const DEFECTS: Defect[] = [
     "late money",
   ),
   one(
-    "a batch that is refused for its data is not halved",
+    "rule X: a batch that is refused for its data is not halved",
     "src/stores/coalesce.ts",
     "if (to - from > 1 && isRefusal(error))",
     "if (from > to && isRefusal(error))",
@@ -395,7 +395,7 @@ export const DEFECTS: Defect[] = [
     "beside a poisoned one",
   ),
   one(
-    "a batch is sent again in parts whatever it failed of",
+    "rule X: a batch is sent again in parts whatever it failed of",
     "src/stores/coalesce.ts",
     "if (to - from > 1 && isRefusal(error))",
     "if (to - from > 1)",
@@ -403,7 +403,7 @@ export const DEFECTS: Defect[] = [
     "a batch",
   ),
   one(
-    "a journal entry is set aside as a whole",
+    "rule X: a journal entry is set aside as a whole",
     "src/stages/journal.ts",
     "holds.set(t.key, [...(holds.get(t.key) ?? []), t])",
     `holds.set("", [...(holds.get("") ?? []), t])`,
