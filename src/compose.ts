@@ -1,5 +1,6 @@
 /** The only place that makes clients. Returns the app, its workers, and how to close what was made. */
 
+import { hash } from "node:crypto";
 import { EventEmitter, setMaxListeners } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
@@ -20,12 +21,14 @@ import { MAIL_CONNECTIONS_MAX } from "./notify/outbox.ts";
 import { makeBatchedReads } from "./payments/batched-reads.ts";
 import { rebuilder } from "./recover/rebuild.ts";
 import { connectChangeHints } from "./stores/change-hints.ts";
+import { makeMarks } from "./stores/marks.ts";
 import { connectPostgres, type Db, migrate } from "./stores/postgres.ts";
 import { assertSafe, unsafePostgres } from "./stores/preflight.ts";
 import { connectRedis } from "./stores/redis.ts";
 import { Sales } from "./stores/sales.ts";
 import { gates as gateTable, secrets } from "./stores/schema.ts";
 import { makeScripts } from "./stores/scripts.ts";
+import { connectionCheck } from "./stores/stop-selling.ts";
 import { runWorkers, watchSales } from "./workers.ts";
 
 export interface Service {
@@ -119,7 +122,8 @@ export async function compose(
   if (!config.shopperTokenSecrets) throw new ConfigError("SHOPPER_TOKEN_SECRET is not set: no shopper could be known.");
   const gateways = makeGateways(config);
   await migrate(config.databaseUrl);
-  const postgres = connectPostgres(config.databaseUrl);
+  const beatSeen = { beat: 0 };
+  const postgres = connectPostgres(config.databaseUrl, { check: connectionCheck(beatSeen) });
   await postgres
     .use(unsafePostgres)
     .then((found) => assertSafe(found, config.allowUnsafe, log))
@@ -135,7 +139,10 @@ export async function compose(
   const { db } = postgres;
   const scripts = makeScripts(redis);
   const sales = new Sales(db, redis, log);
-  const ids = makeIds(await sharedSecret(db, "reservation-ids"));
+  const secret = await sharedSecret(db, "reservation-ids");
+  const ids = makeIds(secret);
+  // A copy has the secret of its original, and so its name.
+  const marks = makeMarks(redis, hash("sha256", `marks ${secret}`).slice(0, 16), beatSeen);
   const gates = await makeGates(config, db, gateways, scripts);
   const work = new EventEmitter().setMaxListeners(0);
   const ctx: Context = {
@@ -145,6 +152,7 @@ export async function compose(
     redis,
     scripts,
     sales,
+    marks,
     ids,
     gateways,
     gates,

@@ -8,6 +8,7 @@ import type { Gateway } from "./gateways/port.ts";
 import type { Metrics } from "./metrics.ts";
 import type { BatchedReads } from "./payments/batched-reads.ts";
 import type { ChangeHints } from "./stores/change-hints.ts";
+import type { Marks } from "./stores/marks.ts";
 import type { Db } from "./stores/postgres.ts";
 import type { Redis } from "./stores/redis.ts";
 import type { Sales } from "./stores/sales.ts";
@@ -21,6 +22,7 @@ export interface Context {
   redis: Redis;
   scripts: Scripts;
   sales: Sales;
+  marks: Marks;
   ids: Ids;
   gateways: Map<string, Gateway>;
   gates: Map<string, Gate>;

@@ -20,6 +20,7 @@ import { version } from "./places.ts";
 import { auditSale } from "./recover/audit.ts";
 import { rebuildSale } from "./recover/rebuild.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { recover, tellRecovery } from "./recover/recover.ts";
 
 const DAY_MS = 86_400_000;
 const DEMO_SALE = "demo";
@@ -259,6 +260,26 @@ program
     process.stdout.write(`${verdictOf(r).join("\n")}\n`);
     process.exitCode = r.ok ? 0 : 1;
   });
+
+program
+  .command("recover")
+  .description(
+    "after Postgres was restored from an older copy: show what it does not know, and with --apply write it down",
+  )
+  .option("--sale <id>", "one sale instead of all")
+  .option("--apply", "write it down, and let the sales go on when nothing is left open; without it nothing is changed")
+  .option("--refund", "with --apply: refund the charges whose lines nothing tells, or whose units are gone")
+  .option("--foreign <reference...>", "with --apply: charges that are none of ours")
+  .option("--json", "print JSON")
+  .action((o: { sale?: string; apply?: boolean; refund?: boolean; foreign?: string[]; json?: boolean }) =>
+    withService(async (service) => {
+      const sales = await salesNamed(service, o.sale);
+      const found = await recover(service.ctx, sales, { ...o, all: o.sale === undefined });
+      if (o.json) print(found);
+      else process.stdout.write(`${(await tellRecovery(service.ctx, found)).join("\n")}\n`);
+      process.exitCode = found.open > 0 || (found.stoppedWhy !== null && !found.resumed) ? 1 : 0;
+    }),
+  );
 
 const sale = program.command("sale").description("manage sales");
 sale

@@ -9,14 +9,17 @@ import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { checkRestored } from "./recover/restored.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
 import { ENTRIES_MAX, persistStage } from "./stages/persist.ts";
+import { fenceStopped } from "./stores/stop-selling.ts";
 
 /** Pause between batches: small ones would cost Postgres and this process many times more for the same rows. */
 const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
+const WALK_AGAIN_MS = 3_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
 const BUSY_CHECK_MS = 100;
@@ -53,16 +56,21 @@ async function repeat(
 /** Learns of sales, settings and epochs that other processes wrote. Every process runs it. */
 export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
   return repeat(ctx, "watching sales", "never", SALES_MS, signal, async () => {
-    const rows = await ctx.db.execute<{ id: string; version: number; epoch: number }>(
-      sql`select s.id, s.version, e.epoch from sales s join epochs e on e.sale_id = s.id`,
+    const rows = await ctx.db.execute<{ id: string; version: number; epoch: number; stopped_why: string | null }>(
+      sql`select s.id, s.version, e.epoch, e.stopped_why from sales s join epochs e on e.sale_id = s.id`,
     );
     for (const r of rows) {
       const known = ctx.sales.known(r.id);
-      if (!known || known.version !== r.version || known.epoch !== r.epoch) {
+      if (!known || known.version !== r.version || known.epoch !== r.epoch || known.stoppedWhy !== r.stopped_why) {
         ctx.sales.forgetUnknown(r.id);
-        await ctx.sales.refresh(r.id);
+        const sale = await ctx.sales.refresh(r.id);
+        if (sale && sale.stoppedWhy !== null) {
+          ctx.log.error({ saleId: sale.id }, sale.stoppedWhy);
+          await fenceStopped(ctx, sale);
+        }
       }
     }
+    await checkRestored(ctx);
     return 0;
   });
 }
@@ -146,8 +154,10 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       : undefined,
     repeat(ctx, "reconcile", "never", RECONCILE_MS, signal, async () => {
       const walk = Date.now() - lastWalk > WALK_MS;
-      if (walk) lastWalk = Date.now();
+      // A walk that stopped half-way, at a lost answer or a store that was away, is not put off by a whole round.
+      if (walk) lastWalk = Date.now() - WALK_MS + WALK_AGAIN_MS;
       await reconcileOnce(ctx, { walk });
+      if (walk) lastWalk = Date.now();
       return 0;
     }),
     repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {

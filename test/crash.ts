@@ -52,6 +52,8 @@ const QUICK = {
 const HOLD_MS = 1_500;
 const HIT_MS_MAX = 25_000;
 const HEAL_MS_MAX = 40_000;
+/** A mail that was taken from the outbox by somebody who never heard of it waits for its lease of 30 s, also twice. */
+const LEASES_MS_MAX = 90_000;
 
 export interface Lane {
   world: World;
@@ -315,27 +317,75 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
   now = healer.url;
   try {
     await Promise.all(playing);
-    const places = {
-      databaseUrl: world.databaseUrl,
-      redisUrl: world.redis.url,
-      gatewayUrl: world.gateway.url,
-      mailsFolder: world.mailbox.folder,
-    };
-    let faults: string[] = [];
-    await until(
-      "the books to balance",
-      async () => {
-        faults = await faultsOf(places, sale.id, told);
-        if (faults.length > 0) await pause(200);
-        return faults.length === 0;
-      },
-      HEAL_MS_MAX,
-    ).catch(() => {});
+    const faults = await settledFaults(world, sale.id, told);
     // On a busy machine, and after two crashes, more holds have run out before their shoppers came through.
     if (told.confirmed.size < 2 / crashes.length)
       faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
     return faults;
   } finally {
     await healer.close();
+  }
+}
+
+/** What is wrong once nothing is under way any more, or when that takes too long. */
+async function settledFaults(
+  world: World,
+  saleId: string,
+  told: Story["told"],
+  msMax = HEAL_MS_MAX,
+): Promise<string[]> {
+  const places = {
+    databaseUrl: world.databaseUrl,
+    redisUrl: world.redis.url,
+    gatewayUrl: world.gateway.url,
+    mailsFolder: world.mailbox.folder,
+  };
+  let faults: string[] = [];
+  await until(
+    "the books to balance",
+    async () => {
+      faults = await faultsOf(places, saleId, told);
+      if (faults.length > 0) await pause(200);
+      return faults.length === 0;
+    },
+    msMax,
+  ).catch(() => {});
+  return faults;
+}
+
+/**
+ * The same story against one process that lives through it; `begin` is called when it is ready. Answers what is wrong.
+ */
+export async function playThrough(
+  lane: Lane,
+  env: Record<string, string>,
+  { flush, begin }: { flush: boolean; begin(): void },
+): Promise<string[]> {
+  const sale = saleBodyOf({
+    holdMs: HOLD_MS * 2,
+    maxUnitsPerCustomer: 3,
+    items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 15 }],
+  });
+  await operator(lane.helper.url).create(sale);
+  const told: Story["told"] = { confirmed: new Set(), granted: 15 };
+  if (!flush) {
+    await leaveHalves(lane, sale.id);
+    await leaveLateMoney(lane, sale.id);
+  }
+  const lived = await startProcess(lane.world, env);
+  try {
+    begin();
+    await Promise.all(play(lane, sale.id, () => lived.url, told, flush));
+    const faults = await settledFaults(lane.world, sale.id, told, LEASES_MS_MAX);
+    const end = await Promise.race([lived.ended, pause(0).then(() => null)]);
+    if (end) faults.push(`the process ended: ${JSON.stringify(end)} ${lived.output().slice(-1500)}`);
+    if (told.confirmed.size < 2)
+      faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
+    return faults;
+  } catch (error) {
+    throw new Error(`${error}\n${lived.output().slice(-3000)}`);
+  } finally {
+    lived.kill();
+    await lived.ended;
   }
 }

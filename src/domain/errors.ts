@@ -38,7 +38,13 @@ export class StaleEpoch extends Error {
 }
 
 /** Redis is newer than Postgres: Postgres was restored from an older state. A person decides; nothing is touched. */
-export class RedisNewer extends Error {}
+export class RedisNewer extends Unavailable {}
+
+/** A Postgres that lacks what it is known to have had; nothing was written (recover/restored.ts). */
+export class PostgresOlder extends Error {}
+
+/** Fewer units are there than are to be claimed. */
+export class NotEnough extends Error {}
 
 /** A cart names an item that its sale does not have. */
 export class NoSuchItem extends Error {

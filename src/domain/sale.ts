@@ -25,6 +25,8 @@ export interface Sale {
   epoch: number;
   runId: string;
   replicationId: string;
+  /** Why it stands until a person has looked (recover/restored.ts); null while it sells. */
+  stoppedWhy: string | null;
   /** Highest sequence number seen in this epoch. */
   seqSeen: number;
   /** Redis' clock minus ours, ms; rather too large than too small. */

@@ -33,6 +33,8 @@ export function operationRoutes(ctx: Context, routes: Routes): void {
       if (ctx.draining.aborted) throw new Problem("UNAVAILABLE", "draining");
       await ctx.redis.ready(500);
       await ctx.db.select({ id: orders.id }).from(orders).where(eq(orders.id, "")).limit(1);
+      const stopped = ctx.sales.allKnown().find((s) => s.stoppedWhy !== null);
+      if (stopped) throw new Problem("UNAVAILABLE", `${stopped.id} is stopped. ${stopped.stoppedWhy}`);
       const stale = ctx.sales.allKnown().filter((s) => !ctx.sales.isRecorded(s));
       if (stale.length > 0) throw new Problem("UNAVAILABLE", `rebuilding ${stale.map((s) => s.id).join(", ")}`);
       return json(c, 200, { status: "ready" });

@@ -146,7 +146,14 @@ export type Watched =
   | { event: "history"; data: Point[] }
   | {
       event: "figures";
-      data: { at: string; sales?: SaleFigures[]; rates?: Rates; point?: Point; unavailable?: string };
+      data: {
+        at: string;
+        sales?: SaleFigures[];
+        rates?: Rates;
+        point?: Point;
+        unavailable?: string;
+        stopped?: string[];
+      };
     }
   | { event: "books"; data: Audit[] };
 
@@ -205,7 +212,9 @@ export function makeLiveFigures(ctx: Context) {
   const watchedSales = async () => (await ctx.sales.all()).filter((s) => s.closesAtMs > Date.now() - WATCHED_AFTER_MS);
 
   async function sample(): Promise<void> {
-    const sales = await Promise.all((await watchedSales()).map((s) => saleFigures(ctx, s)));
+    const watched = await watchedSales();
+    const stopped = watched.flatMap((s) => (s.stoppedWhy === null ? [] : [`${s.id}: ${s.stoppedWhy}`]));
+    const sales = await Promise.all(watched.filter((s) => s.stoppedWhy === null).map((s) => saleFigures(ctx, s)));
     const unitsOf = (f: SaleFigures) =>
       f.items
         .slice(0, HISTORY_ITEMS_MAX)
@@ -219,7 +228,7 @@ export function makeLiveFigures(ctx: Context) {
     if (points.length > POINTS_MAX) points.shift();
     heard.emit("watched", {
       event: "figures",
-      data: { at: new Date(point.atMs).toISOString(), sales, rates: point.rates, point },
+      data: { at: new Date(point.atMs).toISOString(), sales, rates: point.rates, point, stopped },
     } satisfies Watched);
   }
 

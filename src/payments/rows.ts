@@ -4,6 +4,7 @@
  */
 
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
+import { NotEnough, Unavailable } from "../domain/errors.ts";
 import {
   assertPaymentStep,
   lateStatesBefore,
@@ -71,7 +72,7 @@ export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<s
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) for share)
+    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null for share)
     insert into payments select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p join stands using (sale_id)
     where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
     on conflict do nothing returning reference`);
@@ -96,8 +97,6 @@ function unitsBySku(lines: OrderLine[]): Array<[string, number]> {
   return [...units].sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
-class NotEnough extends Error {}
-
 async function claimUnits(tx: Tx, saleId: string, lines: OrderLine[]): Promise<void> {
   for (const [sku, n] of unitsBySku(lines)) {
     const changed = await tx
@@ -118,10 +117,17 @@ export async function unclaimUnits(tx: Tx, saleId: string, lines: OrderLine[]): 
   }
 }
 
-/** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised. */
+/** Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy. */
+export const whileSelling = sql`not exists (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
+
+/** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised, or a sale that was stopped. */
 async function epochStands(tx: Tx, saleId: string, epoch: number): Promise<boolean> {
-  const [row] = await tx.select({ epoch: epochs.epoch }).from(epochs).where(eq(epochs.saleId, saleId)).for("share");
-  return row?.epoch === epoch;
+  const [row] = await tx
+    .select({ epoch: epochs.epoch, stoppedWhy: epochs.stoppedWhy })
+    .from(epochs)
+    .where(eq(epochs.saleId, saleId))
+    .for("share");
+  return row?.epoch === epoch && row.stoppedWhy === null;
 }
 
 export type Claim = { outcome: "CLAIMED"; payment: Payment } | { outcome: "NOT_QUEUED" | "NO_UNITS" | "OLD_EPOCH" };
@@ -237,6 +243,54 @@ export async function claimLate(
   }
 }
 
+/** queued -> captured for a payment that was captured after the copy of Postgres was made that we run on. */
+export async function claimRecovered(tx: Tx, reference: string, chargeId: string | null): Promise<void> {
+  const [row] = await tx
+    .update(payments)
+    .set({
+      state: "captured",
+      claimed: true,
+      chargeId,
+      token: null,
+      capturedAt: sql`now()`,
+      checkAt: null,
+      fence: sql`${payments.fence} + 1`,
+    })
+    .where(and(eq(payments.reference, reference), eq(payments.state, "queued")))
+    .returning();
+  if (row) await claimUnits(tx, row.saleId, row.lines);
+}
+
+/** A payment that Postgres had lost, as the gateway or its hold tells of it. Its contact is not known. */
+export async function insertRecovered(
+  tx: Tx,
+  p: Pick<
+    NewPayment,
+    | "reference"
+    | "saleId"
+    | "reservationId"
+    | "reservationKey"
+    | "customerId"
+    | "gateway"
+    | "amount"
+    | "currency"
+    | "lines"
+    | "chargeId"
+  >,
+): Promise<void> {
+  await tx.insert(payments).values({
+    ...p,
+    tokenDigest: "",
+    contact: { email: "", name: "" },
+    language: "en",
+    state: "captured",
+    claimed: true,
+    capturedAt: sql`now()`,
+    attention: "recovered: its contact is not known",
+  });
+  await claimUnits(tx, p.saleId, p.lines);
+}
+
 /** Rule H: the unique index over a reservation's live payments refused. */
 const isOtherLive = (error: unknown) => (error as { cause?: { code?: string } }).cause?.code === "23505";
 
@@ -246,7 +300,7 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
   await db
     .update(payments)
     .set({ state: "cancelled", declineCode: why, token: null, endedAt: sql`now()`, checkAt: null })
-    .where(and(inArray(payments.reference, references), eq(payments.state, "queued")));
+    .where(and(inArray(payments.reference, references), eq(payments.state, "queued"), whileSelling));
   return findPayments(db, references);
 }
 
@@ -415,7 +469,9 @@ export async function writeTombstone(
     language: "en",
   };
   await insertPayments(db, [{ ...p, ...nothing, state: "cancelled", declineCode: NOT_WRITTEN, endedAt: new Date() }]);
-  return (await findPayment(db, p.reference)) as Payment;
+  const written = await findPayment(db, p.reference);
+  if (!written) throw new Unavailable(`the pin of ${p.reference} cannot be closed while its sale stands`);
+  return written;
 }
 
 export const endedUnpaid = (p: Pick<Payment, "state">) =>

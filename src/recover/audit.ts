@@ -37,8 +37,18 @@ export interface Audit {
   saleId: string;
   at: string;
   ok: boolean;
+  /** Why the sale stands until a person has looked; null while it sells (restored.ts). */
+  stoppedWhy: string | null;
   items: AuditItem[];
-  charges: { captured: number; refunded: number; withoutOrder: number; twice: number; amountDiffers: number };
+  charges: {
+    captured: number;
+    refunded: number;
+    withoutOrder: number;
+    /** Of those without an order: Postgres has never heard of them (`fukubukuro recover`). */
+    liabilities: number;
+    twice: number;
+    amountDiffers: number;
+  };
   orders: { recorded: number; withoutCharge: number };
   mails: { queued: number; sent: number; failed: number; withoutOrder: number };
   open: { paying: number; unknown: number; journalLag: number; refunding: number };
@@ -137,6 +147,17 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
       count(*) filter (where b.state = 'failed')::int as failed, count(*) filter (where o.id is null)::int as without_order
     from outbox b left join orders o on o.id = b.order_id where b.sale_id = ${saleId}`);
   const { items, mark } = await readCounts(ctx, saleId);
+  const [stands] = await ctx.db.execute<{ stopped_why: string | null }>(
+    sql`select stopped_why from epochs where sale_id = ${saleId}`,
+  );
+  const stoppedWhy = stands?.stopped_why ?? null;
+  const aside = await ctx.db.execute<{ reference: string }>(
+    sql`select reference from stray_charges where resolution = 'foreign'`,
+  );
+  const foreign = new Set(aside.map((r) => r.reference));
+  const everPaid = await ctx.db.execute<{ reference: string }>(sql`
+    select reference from payments where reference in (select json_array_elements_text(${JSON.stringify(charges.map((c) => c.reference))}::json))`);
+  const hasPayment = new Set(everPaid.map((r) => r.reference));
 
   const claimedKeys = new Set(payments.filter((p) => p.claimed).map((p) => p.reservation_key));
   const claimedButLive = new Map<string, number>();
@@ -146,8 +167,10 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
       claimedButLive.set(sku, (claimedButLive.get(sku) ?? 0) + Number(n));
   }
   const itemFigures = items.map((i) => {
-    const free = Number(redis.free[i.sku] ?? Number.NaN);
-    const held = Number(redis.live[i.sku] ?? Number.NaN) - (claimedButLive.get(i.sku) ?? 0);
+    // A sale that stands is told of also where Redis was emptied.
+    const none = stoppedWhy === null ? Number.NaN : 0;
+    const free = Number(redis.free[i.sku] ?? none);
+    const held = Number(redis.live[i.sku] ?? none) - (claimedButLive.get(i.sku) ?? 0);
     const difference = i.granted - free - held - i.claimed;
     if (Number.isNaN(difference)) throw new Unavailable("Redis does not have this sale; it is being rebuilt", 2000);
     return { ...i, free, held, difference };
@@ -158,7 +181,7 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
   const ofSale = charges.filter(
     (c) => paymentOf.has(c.reference) || orderOf.has(c.reference) || saleNoOfReservation(c.reservationId) === saleNo,
   );
-  const captured = ofSale.filter((c) => c.status === "captured");
+  const captured = ofSale.filter((c) => c.status === "captured" && !foreign.has(c.reference));
   const capturedOf = new Map(captured.map((c) => [c.reference, c]));
   const perReservation = new Map<string, number>();
   for (const c of captured) perReservation.set(c.reservationId, (perReservation.get(c.reservationId) ?? 0) + 1);
@@ -172,6 +195,7 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
     saleId,
     at: new Date().toISOString(),
     ok: false,
+    stoppedWhy,
     items: itemFigures.map((i) => ({
       sku: i.sku,
       name: i.name,
@@ -191,6 +215,7 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
       captured: captured.length,
       refunded: ofSale.filter((c) => c.status === "refunded").length,
       withoutOrder: captured.filter((c) => !orderOf.has(c.reference) && !isOpen(c.reference)).length,
+      liabilities: captured.filter((c) => !hasPayment.has(c.reference)).length,
       twice: [...perReservation.values()].filter((n) => n > 1).length,
       amountDiffers: live.filter((o) => {
         const c = capturedOf.get(o.reference);
@@ -217,6 +242,7 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number): Promise<{
   };
   const { charges: c, orders: o, mails: m } = audit;
   audit.ok =
+    stoppedWhy === null &&
     audit.items.every((i) => i.difference === 0) &&
     c.withoutOrder + c.twice + c.amountDiffers + o.withoutCharge + m.withoutOrder === 0;
   return { audit, steady: JSON.stringify(before) === JSON.stringify({ items, mark }) };

@@ -12,11 +12,11 @@ import { and, eq, inArray, notInArray, sql } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import { RedisNewer, Unavailable } from "../domain/errors.ts";
+import { PostgresOlder, RedisNewer, Unavailable } from "../domain/errors.ts";
 import type { Hold } from "../domain/hold.ts";
 import { PAYMENT_ENDED_UNPAID, RESERVATION_LETTERS, type ReservationLetter } from "../domain/lifecycle.ts";
 import { byHold, type JournalEntry, parseEntry } from "../stages/journal.ts";
-import { confirmedIn, mirrorHolds, recordOrders } from "../stages/persist.ts";
+import { mirrorHolds, recordConfirmed } from "../stages/persist.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
@@ -32,6 +32,8 @@ import {
   stockMoves,
 } from "../stores/schema.ts";
 import type { InstallImage } from "../stores/scripts.ts";
+import { stopSelling } from "../stores/stop-selling.ts";
+import { checkRestored } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;
 /** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
@@ -70,6 +72,7 @@ export function settingsOf(s: {
 
 async function drain(ctx: Context, saleId: string): Promise<number> {
   const journal = saleKeys(saleId).journal;
+  const mark = await ctx.marks.position(saleId);
   let from = "-";
   let drained = 0;
   for (;;) {
@@ -86,8 +89,8 @@ async function drain(ctx: Context, saleId: string): Promise<number> {
     }
     const write = (some: JournalEntry[]) =>
       ctx.db.transaction(async (tx) => {
-        await mirrorHolds(tx, saleId, some);
-        await recordOrders(tx, confirmedIn(some));
+        await mirrorHolds(tx, saleId, some, mark);
+        await recordConfirmed(tx, some);
       });
     const passedOver = (part: JournalEntry, error: unknown) =>
       ctx.log.error({ err: error, saleId, entry: part.id }, "Postgres refuses a transition; persist sets it aside");
@@ -266,7 +269,10 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
     if (!sale) throw new Error(`no sale ${saleId}`);
     // Of this moment: the sale is refreshed by others too, and the epoch that we fence must be the one that we raise.
     const { epoch } = sale;
+    if (sale.stoppedWhy !== null) throw new RedisNewer(`${saleId} is stopped, and not rebuilt. ${sale.stoppedWhy}`);
     if (!(force && first) && (await isHealthy(ctx, saleId))) return { outcome: "HEALTHY" };
+    await checkRestored(ctx);
+    if (sale.stoppedWhy !== null) continue;
     const rebuilt = await attempt(ctx, { id: saleId, epoch }, instance, by);
     if (rebuilt) return rebuilt;
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
@@ -284,9 +290,11 @@ async function attempt(
   const fence = () => ctx.scripts.fence(sale.id, sale.epoch, by, LEASE_MS);
   const fenced = await around("rebuild.fence", fence);
   if (fenced.outcome === "NEWER") {
-    throw new RedisNewer(
-      `Redis has epoch ${fenced.epoch} of sale ${sale.id}, Postgres only ${sale.epoch}: was Postgres restored? Nothing is rebuilt over it.`,
-    );
+    // Another rebuild may have raised it since we read it: only what Postgres has now, after Redis answered, tells.
+    const now = await ctx.sales.refresh(sale.id);
+    if (!now || now.epoch >= (fenced.epoch ?? 0)) return null;
+    await stopSelling(ctx, [sale.id], `Redis has epoch ${fenced.epoch} of ${sale.id}, Postgres only ${now.epoch}`);
+    return null;
   }
   if (fenced.outcome === "BUSY") return null;
   // A journal or a sale may be too large to be read within one lease.
@@ -298,6 +306,10 @@ async function attempt(
   try {
     await around("rebuild.drain", () => drain(ctx, sale.id));
     raised = await around("rebuild.raise", () => raise(ctx, sale.id, sale.epoch, instance));
+  } catch (error) {
+    if (!(error instanceof PostgresOlder)) throw error;
+    await stopSelling(ctx, [sale.id], error.message);
+    return null;
   } finally {
     clearInterval(lease);
   }
@@ -310,6 +322,7 @@ async function attempt(
   });
   if (installed !== "INSTALLED") return null;
   await ctx.sales.refresh(sale.id);
+  await ctx.marks.reached(sale.id, image.seq - 1);
   ctx.metrics.rebuilds.inc();
   const rebuilt = { epoch: image.epoch, holds: image.holds.length, dropped };
   ctx.log[dropped > 0 ? "error" : "info"]({ saleId: sale.id, ...rebuilt }, "sale rebuilt in Redis from Postgres");
@@ -320,7 +333,7 @@ async function attempt(
 function raise(ctx: Context, saleId: string, from: number, instance: Instance) {
   return ctx.db.transaction(async (tx) => {
     const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
-    if (row?.epoch !== from) return null;
+    if (row?.epoch !== from || row.stoppedWhy !== null) return null;
     const epoch = from + 1;
     await tx
       .update(epochs)

@@ -8,7 +8,6 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { Unavailable } from "../domain/errors.ts";
 import type { Hold } from "../domain/hold.ts";
-import { saleNoOfReservation } from "../domain/ids.ts";
 import { lateStatesBefore, PAYMENT_OPEN } from "../domain/lifecycle.ts";
 import { isOver, type Sale } from "../domain/sale.ts";
 import type { Gate } from "../gateways/gate.ts";
@@ -24,6 +23,7 @@ import {
   settlePayment,
   takeOver,
   unclaimUnits,
+  whileSelling,
   writeTombstone,
 } from "../payments/rows.ts";
 import { askGateway, chargeRequest } from "../stages/charge.ts";
@@ -33,8 +33,10 @@ import { finishMove } from "../stages/top-up.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import { isDataError } from "../stores/refused.ts";
-import { gates, orderOfPayment, orders, payments, sales, stockMoves, strayCharges } from "../stores/schema.ts";
+import { gates, orderOfPayment, orders, payments, sales, stockMoves } from "../stores/schema.ts";
 import { settingsOf } from "./rebuild.ts";
+import { checkRestored, noteStray } from "./restored.ts";
+import { strayOf } from "./stray.ts";
 
 const BATCH_MAX = 200;
 const LIST_PAGE = 100;
@@ -140,6 +142,26 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | null> {
     );
   }
   return settle(mine, await cancel());
+}
+
+export type Closed =
+  | { outcome: "closed" | "unknown" }
+  | { outcome: "captured"; gateway: string; amount: number; currency: string };
+
+/** Closes the door of a reference that Postgres does not know, at every gateway that may know it; or says that one captured it. */
+export async function closeDoor(ctx: Context, reference: string): Promise<Closed> {
+  for (const gateway of ctx.gateways.values()) {
+    if (!gateway.needsPermits) continue;
+    const gate = ctx.gates.get(gateway.name);
+    const said = await ask(ctx, gateway, gate, "cancel", () =>
+      around("gateway.cancel", () => gateway.cancel(reference)),
+    );
+    if (said?.outcome === "captured")
+      return { outcome: "captured", gateway: gateway.name, amount: said.amount, currency: said.currency };
+    if (said?.outcome !== "cancelled" && said?.outcome !== "declined" && said?.outcome !== "refunded")
+      return { outcome: "unknown" };
+  }
+  return { outcome: "closed" };
 }
 
 async function resolveOpen(ctx: Context): Promise<number> {
@@ -261,7 +283,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
   const late = await ctx.db
     .select({ reference: payments.reference })
     .from(payments)
-    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax))))
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(ctx.config.payWaitMsMax)), whileSelling))
     .limit(BATCH_MAX);
   await settleHolds(
     ctx,
@@ -274,7 +296,7 @@ async function requeue(ctx: Context): Promise<{ requeued: number; waitedTooLong:
   const rows = await ctx.db
     .select({ reference: payments.reference, gateway: payments.gateway })
     .from(payments)
-    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(SETTLED_MS))))
+    .where(and(eq(payments.state, "queued"), lt(payments.queuedAt, ago(SETTLED_MS)), whileSelling))
     .orderBy(asc(payments.queuedAt))
     .limit(5_000);
   let requeued = 0;
@@ -379,6 +401,8 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
  */
 async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
   const sale = await ctx.sales.get(p.saleId);
+  // The walk keeps its place and comes back to this charge.
+  if (sale && sale.stoppedWhy !== null) throw new Unavailable(`${sale.id} stands; late money waits`);
   if (sale && p.gateway === gateway.name && c.amount === p.amount && c.currency === p.currency) {
     const pin = {
       key: p.reservationKey,
@@ -420,7 +444,9 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
     ctx.db
       .update(payments)
       .set({ ...refund, checkAt: sql`now()`, attention: "captured late" })
-      .where(and(eq(payments.reference, p.reference), inArray(payments.state, lateStatesBefore("refunding")))),
+      .where(
+        and(eq(payments.reference, p.reference), inArray(payments.state, lateStatesBefore("refunding")), whileSelling),
+      ),
   );
 }
 
@@ -428,8 +454,10 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
 async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
   const [row] = await ctx.db.select().from(gates).where(eq(gates.gateway, gateway.name));
   const page = await gateway.list(row?.listCursor ?? null, LIST_PAGE);
-  let stray = 0;
   const captured = page.charges.filter((c) => c.status === "captured");
+  const unknown = await strayOf(ctx, captured);
+  await noteStray(ctx, gateway.name, unknown);
+  let stray = unknown.length;
   const found = await findPayments(
     ctx.db,
     captured.map((c) => c.reference),
@@ -439,19 +467,6 @@ async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
     const p = ours.get(c.reference);
     if (p && endedUnpaid(p)) {
       await lateMoney(ctx, gateway, p, c);
-      stray++;
-    } else if (!p && saleNoOfReservation(c.reservationId) !== null) {
-      await ctx.db
-        .insert(strayCharges)
-        .values({
-          gateway: gateway.name,
-          reference: c.reference,
-          chargeId: c.id,
-          reservationId: c.reservationId,
-          amount: c.amount,
-          currency: c.currency,
-        })
-        .onConflictDoNothing();
       stray++;
     }
   }
@@ -481,10 +496,12 @@ export async function reconcileOnce(ctx: Context, { walk = false } = {}): Promis
       errors.push(error);
     }
   };
+  // Before anything is ended that an older copy of Postgres knows nothing of.
+  await checkRestored(ctx);
   await step(async () => ({ lookedUp: await resolveOpen(ctx) }));
   await step(async () => ({ ordersRecorded: await recordCaptured(ctx, walk) }));
   for (const sale of await ctx.sales.all()) {
-    if (isOver(sale) && !walk) continue;
+    if ((isOver(sale) && !walk) || sale.stoppedWhy !== null) continue;
     await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
     await step(async () => {
       await pushSettings(ctx, sale);

@@ -100,7 +100,8 @@ export async function charge(
 ): Promise<void> {
   const payment = await findPayment(ctx.db, permit.reference);
   const sale = payment && (await ctx.sales.get(payment.saleId));
-  if (!payment || !sale || payment.state !== "queued") return gate.settle(permit, null, null);
+  if (!payment || !sale || payment.state !== "queued" || sale.stoppedWhy !== null)
+    return gate.settle(permit, null, null);
   if (Date.now() - payment.queuedAt.getTime() > ctx.config.payWaitMsMax) {
     await gate.settle(permit, null, null);
     return settleHolds(ctx, await cancelQueued(ctx.db, [payment.reference], "waited_too_long"));
@@ -221,7 +222,7 @@ async function claimOfSale(ctx: Context, saleId: string, references: string[]): 
 
 async function claimTogether(ctx: Context, saleId: string, references: string[]): Promise<void> {
   const sale = await ctx.sales.get(saleId);
-  if (!sale) return;
+  if (!sale || sale.stoppedWhy !== null) return;
   const done = await around("cod.claim", () => claimAtOnce(ctx.db, saleId, references, sale.epoch));
   if (done === "OLD_EPOCH") {
     await ctx.sales.refresh(saleId);

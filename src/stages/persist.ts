@@ -7,15 +7,16 @@
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
-import { NewerEntry } from "../domain/errors.ts";
+import { NewerEntry, PostgresOlder, Unavailable } from "../domain/errors.ts";
 import type { Sale } from "../domain/sale.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
 import { storable } from "../stores/refused.ts";
+import { stopSelling } from "../stores/stop-selling.ts";
 import { byHold, type JournalEntry, lineOf, parseEntry, type RawEntry } from "./journal.ts";
 
-type Needs = Pick<Context, "db" | "log" | "metrics" | "redis" | "work">;
+type Needs = Pick<Context, "db" | "log" | "marks" | "metrics" | "redis" | "sales" | "scripts" | "work">;
 
 const GROUP = "persist";
 /** Entries per read; one entry carries up to 128 transitions. */
@@ -25,10 +26,11 @@ const RECLAIM_IDLE_MS = 5_000;
 const ERROR_LENGTH_MAX = 2_000;
 
 /**
- * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and
- * an entry that arrives late must not bring a hold back. In order of key (rule W).
+ * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and an
+ * entry that arrives late must not bring a hold back. In order of key (rule W). `mark`: the position that Postgres is
+ * known to have had; throws PostgresOlder when it has less (rule Y).
  */
-export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[]): Promise<void> {
+export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[], mark = 0): Promise<number> {
   // The last state of each hold, and since when it is held from the first. A plain literal: spread ones took 5 us a
   // row.
   const mirror = new Map<string, { held_ms: number }>();
@@ -63,7 +65,32 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
            changed_at = excluded.changed_at
     where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
   const seq = Math.max(...entries.map((e) => e.seq));
-  await tx.execute(sql`update journal_positions set seq = greatest(seq, ${seq}) where sale_id = ${saleId}`);
+  const moved = await tx.execute(sql`
+    update journal_positions set seq = greatest(seq, ${seq}) where sale_id = ${saleId} and seq >= ${mark}
+      and not exists (select 1 from epochs where sale_id = ${saleId} and stopped_why is not null) returning seq`);
+  if (moved.length === 0)
+    throw new PostgresOlder(`Postgres has less of the journal of ${saleId} than up to ${mark}, which it had`);
+  return seq;
+}
+
+/**
+ * A hold is confirmed only after its capture was committed: a payment that is not is one that this Postgres has lost.
+ */
+async function assertCaptured(tx: Tx, references: string[]): Promise<void> {
+  const [row] = await tx.execute<{ known: number }>(sql`
+    select count(*)::int as known from payments
+    where reference in (select json_array_elements_text(${JSON.stringify(references)}::json))
+      and state in ('captured', 'refunding', 'refunded')`);
+  if ((row?.known ?? 0) < references.length)
+    throw new PostgresOlder("Redis has confirmed holds whose captured payments Postgres does not have");
+}
+
+/** The orders that a journal confirms; throws PostgresOlder where their payments are missing. */
+export async function recordConfirmed(tx: Tx, entries: JournalEntry[]): Promise<number> {
+  const references = confirmedIn(entries);
+  const recorded = await recordOrders(tx, references);
+  if (recorded < references.length) await assertCaptured(tx, references);
+  return recorded;
 }
 
 /** The payments of entries that confirm, of any epoch: an order is owed whatever became of Redis. */
@@ -106,13 +133,21 @@ export function persistStage(ctx: Needs, consumer: string) {
   const reclaims = new Map<string, { at: number; from: string }>();
 
   async function write(sale: Sale, entries: JournalEntry[]): Promise<void> {
-    const references = confirmedIn(entries);
+    if (sale.stoppedWhy !== null) throw new Unavailable(`${sale.id} stands`);
+    const mark = await ctx.marks.position(sale.id);
     const recorded = await around("persist.write", async () => {
-      const mirrored = ctx.db.transaction((tx) => mirrorHolds(tx, sale.id, entries));
-      const orders = references.length === 0 ? 0 : ctx.db.transaction((tx) => recordOrders(tx, references));
+      const mirrored = ctx.db.transaction((tx) => mirrorHolds(tx, sale.id, entries, mark));
+      const confirms = confirmedIn(entries).length > 0;
+      const orders = confirms ? ctx.db.transaction((tx) => recordConfirmed(tx, entries)) : 0;
       await Promise.allSettled([mirrored, orders]); // neither goes on behind whoever tries again
-      await mirrored;
-      return orders;
+      const seq = await mirrored;
+      const written = await orders;
+      await ctx.marks.reached(sale.id, seq);
+      return written;
+    }).catch(async (error) => {
+      if (!(error instanceof PostgresOlder)) throw error;
+      await stopSelling(ctx, [sale.id], error.message);
+      throw new Unavailable(error.message);
     });
     ctx.metrics.persisted.inc(entries.length);
     if (recorded > 0) {

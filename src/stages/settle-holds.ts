@@ -22,7 +22,8 @@ export async function settleHolds(ctx: Needs, payments: PaymentOutcome[]): Promi
   for (const p of payments) bySale.set(p.saleId, [...(bySale.get(p.saleId) ?? []), p]);
   for (const [saleId, ofSale] of bySale) {
     const sale = await ctx.sales.get(saleId);
-    if (!sale) continue;
+    // A sale that stands is rebuilt from its payments when it goes on.
+    if (!sale || sale.stoppedWhy !== null) continue;
     const captured = ofSale.filter((p) => p.state === "captured");
     if (captured.length > 0) await confirmCaptured(ctx, sale, captured, true);
     const ended = ofSale.filter(leavesHold);

@@ -40,6 +40,8 @@ class ConnectionLost extends Error {
 interface Connection {
   sql: postgres.Sql;
   lost: boolean;
+  /** It was asked what it leads to. */
+  checked: boolean;
   /**
    * Fails the use that is under way, if there is one. Not a promise that lasts as long as the connection: whatever
    * waits for one of those stays reachable through it, and with it every answer.
@@ -72,7 +74,7 @@ function connect(url: string, onLost: (c: Connection) => void): Connection {
   });
   // Gives the client drizzle's own way of reading dates and JSON.
   drizzle(sql);
-  const c: Connection = { sql, lost: false, fail: null };
+  const c: Connection = { sql, lost: false, checked: false, fail: null };
   return c;
 }
 
@@ -80,10 +82,13 @@ export interface PoolOptions {
   connectionsMax?: number;
   answerMsMax?: number;
   transactionMsMax?: number;
+  /** Asks a new connection what it leads to, before anyone uses it. */
+  check?: (sql: postgres.Sql) => Promise<void>;
 }
 
 export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
   const { connectionsMax = CONNECTIONS_MAX, answerMsMax = ANSWER_MS_MAX, transactionMsMax = TRANSACTION_MS_MAX } = o;
+  const check = o.check ?? (async () => {});
   const all = new Set<Connection>();
   const idle: Connection[] = [];
   let waiting: Array<{ take(c: Connection): void; fail(error: Error): void }> = [];
@@ -115,6 +120,13 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
     else idle.push(c);
   }
 
+  /** postgres.js would connect a lost one again, to who knows where. */
+  async function checked(c: Connection): Promise<void> {
+    await check(c.sql);
+    if (c.lost) throw new ConnectionLost("CONNECTION_CLOSED");
+    c.checked = true;
+  }
+
   async function use<T>(f: (sql: postgres.Sql) => PromiseLike<T>, msMax: number): Promise<T> {
     const c = await acquire();
     let timer: NodeJS.Timeout | undefined;
@@ -129,7 +141,7 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
           forget(c);
           reject(new ConnectionLost("CONNECTION_SILENT"));
         }, msMax);
-        f(c.sql).then(resolve, reject);
+        (c.checked ? f(c.sql) : checked(c).then(() => f(c.sql))).then(resolve, reject);
       });
     } finally {
       clearTimeout(timer);

@@ -16,8 +16,19 @@ import type { Stamp } from "./scripts.ts";
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
 const UNKNOWN_SALES_MAX = 10_000;
+/** Told to wait: a person has to look first. */
+const STOPPED_MS = 10_000;
 
 type SaleKey = { id: string } | { no: number };
+
+/** What a shopper is told; operators find the reason in /readyz, the cockpit and the audit. */
+function assertSelling(sale: Sale): void {
+  if (sale.stoppedWhy !== null)
+    throw new Unavailable(
+      "This sale stands still while the shop checks its books; nothing is sold or charged meanwhile",
+      STOPPED_MS,
+    );
+}
 
 /** Reads a sale's rows into `sale`, the object that everyone in this process has in hand; null when there is none. */
 async function readSale(db: Db, where: SaleKey, known: (id: string) => Sale | undefined): Promise<Sale | null> {
@@ -60,6 +71,7 @@ async function readSale(db: Db, where: SaleKey, known: (id: string) => Sale | un
     epoch: row.epochs.epoch,
     runId: row.epochs.runId,
     replicationId: row.epochs.replicationId,
+    stoppedWhy: row.epochs.stoppedWhy,
     seqSeen: Math.max(sale.seqSeen, row.journal_positions.seq),
   } satisfies Partial<Sale>);
 }
@@ -134,12 +146,14 @@ export class Sales {
    * tried once, else the sale is handed to rebuild and Unavailable is thrown: nothing was granted.
    */
   async call<T extends SaleClock>(sale: Sale, call: (s: Stamp) => Promise<T>): Promise<T> {
+    assertSelling(sale);
     try {
       return await this.#once(sale, call);
     } catch (error) {
       if (!(error instanceof StaleEpoch)) throw error;
       const before = sale.epoch;
       await this.#find(sale.id);
+      assertSelling(sale);
       if (sale.epoch !== before && this.isRecorded(sale)) {
         try {
           return await this.#once(sale, call);

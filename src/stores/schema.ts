@@ -67,6 +67,21 @@ export const epochs = pgTable("epochs", {
   epoch: integer("epoch").notNull().default(0),
   runId: text("run_id").notNull().default(""),
   replicationId: text("replication_id").notNull().default(""),
+  /**
+   * Why the sale stands until a person has looked (recover/restored.ts); null while it sells. Every write that must not
+   * happen meanwhile asks here.
+   */
+  stoppedWhy: text("stopped_why"),
+});
+
+/**
+ * One row, raised once a second while anybody runs. Redis remembers the highest: a lower one here is an older copy of
+ * the database.
+ */
+export const beats = pgTable("beats", {
+  id: integer("id").primaryKey(),
+  beat: ms("beat").notNull().default(0),
+  beatenAt: at("beaten_at").notNull().defaultNow(),
 });
 
 /**
@@ -223,6 +238,8 @@ export const orders = pgTable(
     confirmedAt: at("confirmed_at").notNull(),
     recordedAt: at("recorded_at").notNull().defaultNow(),
     refundedAt: at("refunded_at"),
+    /** Written by `fukubukuro recover` from the gateway's list or a hold: its contact may not be known. */
+    recovered: boolean("recovered").notNull().default(false),
   },
   (t) => [
     check("order_status", oneOf("status", ORDER_STATES)),
@@ -334,6 +351,8 @@ export const strayCharges = pgTable(
     currency: text("currency").notNull(),
     foundAt: at("found_at").notNull().defaultNow(),
     refundedAt: at("refunded_at"),
+    /** What a person decided: `order`, `refund`, or `foreign` when it is none of ours; null while it is a liability. */
+    resolution: text("resolution"),
   },
   (t) => [primaryKey({ columns: [t.gateway, t.reference] })],
 );

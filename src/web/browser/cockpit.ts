@@ -228,12 +228,15 @@ function heard(event: string, data: string): void {
       rates?: Rates;
       point?: Point;
       unavailable?: string;
+      /** Sales that stand until a person has looked, each with why. */
+      stopped?: string[];
     };
     if (f.unavailable !== undefined) {
       live("bad", `${w.storesAway}: ${f.unavailable}`);
       return;
     }
-    live("ok", w.live);
+    if (f.stopped && f.stopped.length > 0) live("bad", f.stopped.join(" "));
+    else live("ok", w.live);
     seenMs = Date.parse(f.at);
     sales = f.sales ?? [];
     if (f.point) points = [...points, f.point].slice(-POINTS_MAX);
