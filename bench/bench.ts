@@ -9,6 +9,7 @@ import { load, type Measured, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
+import { sickGateway } from "./sick-gateway.ts";
 import { starts } from "./start.ts";
 import { measurePersist, measureScripts } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
@@ -35,6 +36,10 @@ const program = new Command("bench")
   .option("--processes <n>", "api processes of the private stack", number, 1)
   .option("--long", "also a million live holds, a thousand items, and two processes beside one")
   .option("--only <names>", "of these, comma-separated: round, held, opening, checkout, stores, overload")
+  .option(
+    "--sick-gateway [case]",
+    "nothing but what a sick gateway costs the charges, each case beside the healthy pace",
+  )
   .option("--start", "only how long the build takes to start and its memory, beside the sources (npm run build before)")
   .option("--compare <file>", "print this run beside an older one's JSON")
   .option("--print <file>", "measure nothing: print an older run's JSON again (with --compare: beside another)")
@@ -51,6 +56,7 @@ const o = program.opts<{
   processes: number;
   long?: boolean;
   only?: string;
+  sickGateway?: boolean | string;
   start?: boolean;
   compare?: string;
   print?: string;
@@ -186,6 +192,11 @@ function show(r: Results): void {
   console.log(`${table(r)}\n\n${sentences(r).join("\n")}`);
 }
 
+if (o.sickGateway) {
+  say(machine);
+  await sickGateway((line) => console.log(line), o.sickGateway === true ? "" : o.sickGateway);
+  process.exit(0);
+}
 async function judge(): Promise<void> {
   const results = o.print ? await readResults(o.print) : await run(o.processes);
   if (o.print) show(results);

@@ -26,7 +26,7 @@ export interface Target {
   stop(): Promise<unknown>;
 }
 
-export async function privateStack(processes: number): Promise<Target> {
+export async function privateStack(processes: number, more: Record<string, string> = {}): Promise<Target> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-"));
   let ready: (out: string) => void = () => {};
   const told = new Promise<string>((resolve) => {
@@ -48,6 +48,7 @@ export async function privateStack(processes: number): Promise<Target> {
       GATEWAY_LINE_MAX: "100000",
       SANDBOX_LATENCY_MS: "200",
       SANDBOX_JITTER_MS: "100",
+      ...more,
     },
     onLine: (line) => {
       out += `${line}\n`;

@@ -5,7 +5,7 @@ import type { Context as Http } from "hono";
 import type { Context } from "./context.ts";
 import { around } from "./crash-points.ts";
 import type { Hold, SaleClock } from "./domain/hold.ts";
-import { orderIdOf, type ReservationId, referenceOfOrder } from "./domain/ids.ts";
+import { orderIdOf, type ReservationId, referenceOfOrder, referenceOfPayment } from "./domain/ids.ts";
 import { preferredLanguage } from "./domain/language.ts";
 import { cartOf, type Sale } from "./domain/sale.ts";
 import { adminRoutes } from "./http/admin.ts";
@@ -25,6 +25,7 @@ import { check, checkIdempotencyKey, checkReserveBody } from "./http/contract.ts
 import { makeInstantRefusals, notOpen, refusalOf } from "./http/instant-refusals.ts";
 import { documentRoutes, operationRoutes } from "./http/operations.ts";
 import { invalid, Problem } from "./http/problem.ts";
+import { makeReturned } from "./http/returned.ts";
 import {
   bareReservation,
   findOrder,
@@ -72,6 +73,14 @@ export function makeApp(ctx: Context) {
   }
 
   const lost = () => new Problem("HOLD_LOST");
+  const mayHaveReturned = makeReturned(ctx);
+  /** Whoever asks about a payment that is open may have come back from the gateway's page. */
+  function asked(view: ReservationView): ReservationView {
+    const { payment } = view;
+    if (payment && (payment.status === "action_required" || payment.status === "unknown"))
+      mayHaveReturned(referenceOfPayment(payment.id));
+    return view;
+  }
 
   async function readHold(sale: Sale, key: string): Promise<{ hold: Hold; clock: SaleClock }> {
     const clock = await ctx.sales.call(sale, (s) => ctx.scripts.read(s, [key]));
@@ -205,7 +214,9 @@ export function makeApp(ctx: Context) {
       const clock = await ctx.sales.call(sale, (s) => ctx.scripts.list(s, customerId));
       return json(c, 200, {
         reservations: await Promise.all(
-          clock.results.reverse().map(({ key, hold }) => viewReservation(ctx, sale, key, hold, clock)),
+          clock.results
+            .reverse()
+            .map(async ({ key, hold }) => asked(await viewReservation(ctx, sale, key, hold, clock))),
         ),
       });
     },
@@ -224,7 +235,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
-      return json(c, 200, await readView(sale, id.key));
+      return json(c, 200, asked(await readView(sale, id.key)));
     },
   );
 
@@ -246,7 +257,7 @@ export function makeApp(ctx: Context) {
     },
     async (c) => {
       const { sale, id } = await reservationOf(c.req.param("id") ?? "", customer(c));
-      let view: ReservationView | null = await readView(sale, id.key);
+      let view: ReservationView | null = asked(await readView(sale, id.key));
       return routes.events(c, async (stream, gone) => {
         let told = "";
         let toldAt = Date.now();
@@ -367,6 +378,7 @@ export function makeApp(ctx: Context) {
         case "PAYING":
           if (paid.begun && waitMs === 0)
             return routes.reply(headers, 202, await viewBegun(ctx, sale, id.key, paid.hold, paid.clock, paid.begun));
+          if (!paid.begun) mayHaveReturned(paid.hold.reference);
           return settled(request, sale, id.key, paid.hold, paid.clock, waitMs);
         case "CONFIRMED":
           return settled(request, sale, id.key, paid.hold, paid.clock, waitMs);

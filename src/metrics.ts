@@ -60,7 +60,7 @@ export function makeMetrics() {
     }),
     open: new Gauge({
       name: "fukubukuro_open",
-      help: "Open work by sale: paying, unknown, journal_lag, refunding, mails_queued",
+      help: "Open work by sale: paying, unknown, journal_lag, refunding, attention, mails_queued",
       labelNames: ["sale", "kind"],
       registers,
     }),
@@ -68,6 +68,12 @@ export function makeMetrics() {
       name: "fukubukuro_gate_in_flight",
       help: "Permits out",
       labelNames: ["gateway"],
+      registers,
+    }),
+    gatePermits: new Gauge({
+      name: "fukubukuro_gate_permits",
+      help: "Permits out by what they are for: charge, look, refund, list; kept = given up unanswered, until the lease ends",
+      labelNames: ["gateway", "kind"],
       registers,
     }),
     breaker: new Gauge({

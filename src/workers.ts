@@ -5,10 +5,15 @@ import { nanoid } from "nanoid";
 import type { Context } from "./context.ts";
 import { Unavailable } from "./domain/errors.ts";
 import { isOver, type Sale } from "./domain/sale.ts";
+import type { Gateway } from "./gateways/port.ts";
 import type { Mailer } from "./notify/mail.ts";
 import { sendOnce } from "./notify/outbox.ts";
 import { auditSale } from "./recover/audit.ts";
+import { noteDenied } from "./recover/denied.ts";
+import { walkCharges } from "./recover/late-money.ts";
+import { lookUpOnce } from "./recover/open-payments.ts";
 import { reconcileOnce } from "./recover/reconcile.ts";
+import { refundOnce } from "./recover/refunds.ts";
 import { checkRestored } from "./recover/restored.ts";
 import { idle, runBatches, runCharges } from "./stages/charge.ts";
 import { expireOnce } from "./stages/expire.ts";
@@ -20,6 +25,8 @@ const PERSIST_PACE_MS = 60;
 const RECONCILE_MS = 1_000;
 const WALK_MS = 30_000;
 const WALK_AGAIN_MS = 3_000;
+const LOOK_UP_MS = 500;
+const REFUND_MS = 1_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
 const BUSY_CHECK_MS = 100;
@@ -48,6 +55,7 @@ async function repeat(
       if (error instanceof Unavailable) ctx.log.debug({ err: error }, `${name} waits`);
       else ctx.log.error({ err: error }, `${name} failed; it is tried again`);
       await idle(ctx, "never", Math.max(pauseMs, 200), signal);
+      continue;
     }
     if (more === 0) await idle(ctx, hint, pauseMs, signal);
   }
@@ -88,8 +96,10 @@ async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
 
 async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
   for (const sale of sales) {
-    const audit = await auditSale(ctx, sale.id, sale.no);
+    // One reading of the gateway's list for all of them.
+    const audit = await auditSale(ctx, sale.id, sale.no, AUDIT_MS / 2);
     if (!audit.ok) ctx.log.error({ audit }, "the books of a sale do not balance");
+    await noteDenied(ctx, audit);
     ctx.metrics.books.set({ sale: sale.id }, audit.ok ? 1 : 0);
     for (const i of audit.items) {
       for (const count of ["granted", "free", "held", "claimed", "sold", "difference"] as const)
@@ -100,6 +110,7 @@ async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
       unknown: audit.open.unknown,
       journal_lag: audit.open.journalLag,
       refunding: audit.open.refunding,
+      attention: audit.open.attention,
       mails_queued: audit.mails.queued,
     };
     for (const [kind, n] of Object.entries(open)) ctx.metrics.open.set({ sale: sale.id, kind }, n);
@@ -108,6 +119,7 @@ async function publishGauges(ctx: Context, sales: Sale[]): Promise<void> {
     const view = await ctx.scripts.gateView(gateway);
     ctx.metrics.gateInFlight.set({ gateway }, view.inFlight);
     ctx.metrics.gateLine.set({ gateway }, view.line);
+    for (const [kind, n] of Object.entries(view.permits)) ctx.metrics.gatePermits.set({ gateway, kind }, n);
   }
 }
 
@@ -127,6 +139,17 @@ async function eachSale(sales: Sale[], f: (sale: Sale) => Promise<unknown>): Pro
   const results = await Promise.allSettled(sales.map(f));
   const failed = results.find((r) => r.status === "rejected");
   if (failed) throw failed.reason;
+}
+
+/** A walk that stopped half-way, at a lost answer or a store that was away, is not put off by a whole round. */
+function walkOf(ctx: Context, gateway: Gateway, signal: AbortSignal): Promise<void> {
+  let walkedAt = Number.NEGATIVE_INFINITY;
+  return repeat(ctx, `the walk of ${gateway.name}`, "never", WALK_AGAIN_MS, signal, async () => {
+    if (performance.now() - walkedAt < WALK_MS) return 0;
+    await walkCharges(ctx, gateway);
+    walkedAt = performance.now();
+    return 0;
+  });
 }
 
 /** Runs everything a worker does until the signal; resolves when all of it has come to rest. */
@@ -154,12 +177,20 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       : undefined,
     repeat(ctx, "reconcile", "never", RECONCILE_MS, signal, async () => {
       const walk = Date.now() - lastWalk > WALK_MS;
-      // A walk that stopped half-way, at a lost answer or a store that was away, is not put off by a whole round.
-      if (walk) lastWalk = Date.now() - WALK_MS + WALK_AGAIN_MS;
-      await reconcileOnce(ctx, { walk });
+      await reconcileOnce(ctx, { walk, asking: false });
       if (walk) lastWalk = Date.now();
       return 0;
     }),
+    // What asks a gateway waits for its permits, and nothing else waits for it.
+    repeat(ctx, "look-ups", "look", LOOK_UP_MS, signal, async () => {
+      await lookUpOnce(ctx);
+      return 0;
+    }),
+    repeat(ctx, "refunds", "refund", REFUND_MS, signal, async () => {
+      await refundOnce(ctx);
+      return 0;
+    }),
+    ...[...ctx.gateways.values()].map((g) => walkOf(ctx, g, signal)),
     repeat(ctx, "audit", "never", AUDIT_MS, signal, async () => {
       await publishGauges(ctx, toAudit());
       return 0;

@@ -1,6 +1,8 @@
 /** What operators see and do, in a real Chromium over real parts. */
+import { eq } from "drizzle-orm";
 import type { Page } from "playwright-core";
 import { describe, expect, it } from "vitest";
+import { payments } from "../src/stores/schema.ts";
 import {
   api,
   availability,
@@ -112,6 +114,33 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       // A shopper who holds a bag can still pay.
       await pay(shop);
       await orderIdOf(shop);
+    });
+
+    it("sees a payment on which the gateway and the books do not agree, and decides about it", async () => {
+      const [{ page: shop }, saleId] = [await someone(), await saleWith()];
+      await hold(shop, saleId);
+      await pay(shop);
+      const orderId = await orderIdOf(shop);
+      const reference = orderId.slice(4);
+      // As the walk of the gateway's list marks it.
+      const { db } = api.service.ctx;
+      await db
+        .update(payments)
+        .set({ attention: 'the gateway\'s list says "disputed"' })
+        .where(eq(payments.reference, reference));
+      const { page } = await signedIn(saleId);
+      await page.waitForSelector("#attention:not([hidden])");
+      expect(await page.textContent("#attention-rows tr th")).toBe(reference);
+      expect(await page.textContent("#attention-rows")).toContain('list says "disputed"');
+      expect(await page.textContent("#gate-rows")).toMatch(/charges 0 .* kept after a lost answer 0/);
+      await page.click(`[data-settle="${reference} accept"]`);
+      await answer(page, { reason: "seen on the bank's statement" });
+      await page.waitForSelector("#attention", { state: "hidden" });
+      await until("the trail", async () =>
+        /settle payment.*accept/.test((await page.textContent("#trail-rows")) ?? ""),
+      );
+      const [row] = await db.select().from(payments).where(eq(payments.reference, reference));
+      expect(row).toMatchObject({ state: "captured", attention: null, settled: { action: "accept" } });
     });
 
     it("refunds with restock, resends the mail, reads the certificate and the CSV", async () => {

@@ -4,13 +4,13 @@ import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { makeReference } from "../src/domain/ids.ts";
 import type { Gateway } from "../src/gateways/port.ts";
+import { settlePayment } from "../src/payments/outcomes.ts";
 import {
   cancelQueued,
   claimForSending,
   claimLate,
   findPayment,
   insertPayments,
-  settlePayment,
   takeOver,
   writeTombstone,
 } from "../src/payments/rows.ts";

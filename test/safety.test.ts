@@ -6,7 +6,7 @@ import { pino } from "pino";
 import postgres from "postgres";
 import { describe, expect, inject, it } from "vitest";
 import { startRedis } from "../src/local/redis.ts";
-import { makeBreaker } from "../src/stages/charge.ts";
+import { failuresMaxOf, makeBreaker } from "../src/stages/charge.ts";
 import { unsafePostgres, unsafeRedis } from "../src/stores/preflight.ts";
 import { connectRedis } from "../src/stores/redis.ts";
 import { makeWorld, operator, shopper, until } from "./support.ts";
@@ -92,10 +92,24 @@ describe("the breaker of a gateway", () => {
     const breaker = makeBreaker(5, 10_000);
     for (let i = 0; i < 4; i++) breaker.heard({ outcome: "not_done", why: "away" });
     expect([breaker.waitMs(), breaker.width(4)]).toEqual([0, 4]);
-    breaker.heard({ outcome: "unknown", why: "timeout" });
+    breaker.heard({ outcome: "unknown", why: "timeout", answered: false });
     expect(breaker.waitMs()).toBeGreaterThan(9_000);
     expect(breaker.width(4)).toBe(1);
     breaker.heard({ outcome: "declined", declineCode: "card_declined", chargeId: null });
     expect(breaker.width(4)).toBe(4);
+  });
+
+  it("does not open by single failures among good answers of calls side by side, and does by two rounds of failures", () => {
+    const breaker = makeBreaker(failuresMaxOf(4), 10_000);
+    const lost = { outcome: "unknown", why: "502", answered: true } as const;
+    // Four at once, one of which was answered well, over and over.
+    for (let round = 0; round < 50; round++) {
+      for (let i = 0; i < 3; i++) breaker.heard(lost);
+      breaker.heard({ outcome: "declined", declineCode: "card_declined", chargeId: null });
+      for (let i = 0; i < 3; i++) breaker.heard(lost);
+    }
+    expect(breaker.waitMs()).toBe(0);
+    for (let i = 0; i < 8; i++) breaker.heard(lost);
+    expect(breaker.waitMs()).toBeGreaterThan(0);
   });
 });

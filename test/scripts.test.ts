@@ -550,6 +550,74 @@ describe("the gate", () => {
     expect(await take("t3")).toEqual({ outcome: "BUSY" });
     expect(await take("u", { kind: "urgent" })).toMatchObject({ outcome: "TAKEN", reference: "" });
   });
+  const urgent = (token: string, limit = 4) => take(token, { kind: "urgent", limit });
+  const line = (n: number) =>
+    scripts.lineJoin(
+      "g",
+      Array.from({ length: n }, (_, i) => `p${i}`),
+    );
+  it("while charges wait, look-ups, refunds and lists together have a quarter of the permits, and get it; else all", async () => {
+    await line(9);
+    expect(await take("charge:1", { limit: 4 })).toMatchObject({ outcome: "TAKEN" });
+    expect(await urgent("refund:1")).toMatchObject({ outcome: "TAKEN" });
+    expect(await urgent("look:1")).toEqual({ outcome: "BUSY" });
+    expect(await take("charge:2", { limit: 4 })).toMatchObject({ outcome: "TAKEN" });
+    expect(await take("charge:3", { limit: 4 })).toMatchObject({ outcome: "TAKEN" });
+    expect(await take("charge:4", { limit: 4 })).toEqual({ outcome: "BUSY" });
+    // The share is free again, and wanted: no charge gets it.
+    await scripts.permitGive("g", "refund:1", null);
+    expect(await take("charge:4", { limit: 4 })).toEqual({ outcome: "BUSY" });
+    expect(await urgent("look:1")).toMatchObject({ outcome: "TAKEN" });
+    expect((await scripts.gateView("g")).permits).toEqual({ charge: 3, look: 1, refund: 0, list: 0, kept: 0 });
+    // Nobody waits in the line: all of them.
+    await redis.client.del(gateKeys("g").line);
+    for (const t of ["charge:1", "charge:2", "charge:3"]) await scripts.permitGive("g", t, null);
+    for (const t of ["refund:2", "refund:3", "list:1"]) expect(await urgent(t)).toMatchObject({ outcome: "TAKEN" });
+    expect(await urgent("refund:4")).toEqual({ outcome: "BUSY" });
+  });
+  it("whoever a shopper waits for goes before refunds and lists, which take turns", async () => {
+    await line(9);
+    await take("charge:1", { limit: 4 });
+    await urgent("refund:1");
+    for (const t of ["refund:2", "list:1", "look:1"]) expect(await urgent(t)).toEqual({ outcome: "BUSY" });
+    await scripts.permitGive("g", "refund:1", null);
+    expect(await urgent("list:1")).toEqual({ outcome: "BUSY" });
+    expect(await urgent("look:1")).toMatchObject({ outcome: "TAKEN" });
+    await scripts.permitGive("g", "look:1", null);
+    expect(await urgent("refund:2")).toEqual({ outcome: "BUSY" });
+    expect(await urgent("list:1")).toMatchObject({ outcome: "TAKEN" });
+    await scripts.permitGive("g", "list:1", null);
+    expect(await urgent("refund:2")).toMatchObject({ outcome: "TAKEN" });
+  });
+  it("of fewer than four permits the others have one for a quarter of the time", async () => {
+    await line(9);
+    const served: string[] = [];
+    // A worker that sends charges has asked.
+    await take("charge:0", { limit: 1 });
+    await scripts.permitGive("g", "charge:0", null);
+    for (let i = 0; i < 8; i++) {
+      const other = await urgent(`refund:${i}`, 1);
+      const got = other.outcome === "TAKEN" ? other : await take(`charge:${i}`, { limit: 1 });
+      served.push(other.outcome === "TAKEN" ? "refund" : got.outcome === "TAKEN" ? "charge" : got.outcome);
+      await scripts.permitGive("g", other.outcome === "TAKEN" ? `refund:${i}` : `charge:${i}`, null);
+      // Who was told BUSY stops asking.
+      await scripts.permitGive("g", `refund:${i}`, null);
+    }
+    expect(served).toEqual(["refund", "charge", "charge", "charge", "refund", "charge", "charge", "charge"]);
+  });
+  it("a permit kept after a lost answer stays out to the end of its lease, and is counted as kept, whoever asks", async () => {
+    await line(9);
+    await take("charge:1", { limit: 2 });
+    const ends = await redis.client.zscore(gateKeys("g").permits, "charge:1");
+    await scripts.permitGive("g", "charge:1", null, true);
+    await scripts.permitGive("g", "charge:1", null);
+    expect(await scripts.gateView("g")).toMatchObject({ inFlight: 1, permits: { charge: 0, kept: 1 } });
+    expect(await redis.client.zscore(gateKeys("g").permits, "kept.charge:1")).toBe(ends);
+    // A worker of the version before named its permits otherwise: they count as charges.
+    await redis.client.zadd(gateKeys("g").permits, Date.now() + 60_000, "V1StGXR8_Z5jdHi6B-myT");
+    expect(await take("charge:2", { limit: 2 })).toEqual({ outcome: "BUSY" });
+    expect((await scripts.gateView("g")).permits).toMatchObject({ charge: 1, kept: 1 });
+  });
   it("a permit that is not given back lapses with its lease, by Redis' clock", async () => {
     await scripts.lineJoin("g", ["a", "b"]);
     await take("t1", { limit: 1, leaseMs: 80 });

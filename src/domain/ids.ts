@@ -71,3 +71,4 @@ export function makeReference(nowMs: number): string {
 export const paymentIdOf = (reference: string) => `pay_${reference}`;
 export const orderIdOf = (reference: string) => `ord_${reference}`;
 export const referenceOfOrder = (orderId: string) => (/^ord_[0-9A-Z]{26}$/.test(orderId) ? orderId.slice(4) : null);
+export const referenceOfPayment = (paymentId: string) => paymentId.slice(4);

@@ -13,5 +13,5 @@ export const codGateway: Gateway = {
   lookUp: never,
   cancel: never,
   refund: async () => ({ outcome: "refunded" }),
-  list: async () => ({ charges: [], next: null }),
+  list: async () => ({ charges: [], next: null, odd: 0 }),
 };

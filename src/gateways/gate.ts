@@ -12,13 +12,22 @@ export interface Permit {
   covers(): boolean;
 }
 
+/**
+ * Calls that the caller names: `look` is a look-up, a cancel or a second send; whoever a shopper waits for goes before
+ * refunds and lists.
+ */
+export type UrgentUse = "look" | "refund" | "list";
+
 export interface Gate {
   gateway: string;
   limit: number;
-  take(kind: "charge" | "urgent"): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }>;
-  /** Takes an urgent permit, asking again until `waitMs` is over; null when none came free. */
-  takeUrgent(waitMs: number): Promise<Permit | null>;
-  /** Gives the permit back if the answer is definite; after `unknown` it lapses with its lease. */
+  take(kind: "charge"): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }>;
+  /** Takes a permit for a call other than a charge, asking again until `waitMs` is over; null when none came free. */
+  takeUrgent(use: UrgentUse, waitMs: number, signal?: AbortSignal): Promise<Permit | null>;
+  /**
+   * Gives the permit back: the call has ended. Only one that was given up unanswered may still run, and keeps it until
+   * the lease ends.
+   */
   settle(permit: Permit, answer: GatewayAnswer | null, callMs: number | null): Promise<void>;
 }
 
@@ -60,19 +69,24 @@ export function makeGate(scripts: Scripts, o: GateOptions): Gate {
   return {
     gateway: o.gateway,
     limit: o.limit,
-    take: (kind) => take(kind, nanoid()),
-    async takeUrgent(waitMs) {
-      const token = nanoid(); // kept while asking, so that the place of an urgent call stands
-      for (const until = Date.now() + waitMs; ; ) {
+    take: (kind) => take(kind, `${kind}:${nanoid()}`),
+    async takeUrgent(use, waitMs, signal) {
+      const token = `${use}:${nanoid()}`; // kept while asking, so that the place of an urgent call stands
+      for (const until = performance.now() + waitMs; ; ) {
         const got = await take("urgent", token);
         if (typeof got === "object" && "token" in got) return got;
-        if (Date.now() >= until) return null;
+        if (performance.now() >= until || signal?.aborted) {
+          await scripts.permitGive(o.gateway, token, null); // its place must not be kept free for nobody
+          return null;
+        }
         await pause(URGENT_POLL_MS + Math.random() * URGENT_POLL_MS);
       }
     },
     async settle(permit, answer, callMs) {
-      if (answer?.outcome === "unknown") return;
-      await around("gate.give", () => scripts.permitGive(o.gateway, permit.token, callMs));
+      const mayStillRun = answer?.outcome === "unknown" && !answer.answered;
+      // How long a charge takes is what those in line wait for; other calls are quicker.
+      const charged = permit.token.startsWith("charge:") ? callMs : null;
+      await around("gate.give", () => scripts.permitGive(o.gateway, permit.token, charged, mayStillRun));
     },
   };
 }

@@ -12,8 +12,9 @@ export interface ChargeRequest {
 }
 
 /**
- * What a gateway said. Only `unknown` leaves it open whether money moved; only `unknown` may still be running there, so only
- * then is the permit left to lapse.
+ * What a gateway said. Two questions stand apart. Did money move? Only `unknown` leaves that open. May the call still
+ * be running there? Only when no answer came at all: an answer, whatever it says and however unreadable, has ended the
+ * call, and its permit is given back.
  */
 export type GatewayAnswer =
   | { outcome: "captured"; chargeId: string; amount: number; currency: string }
@@ -27,8 +28,9 @@ export type GatewayAnswer =
   | { outcome: "not_found" }
   /** Known not to have been done: refused for its limit, or never reached. The same reference may be sent again. */
   | { outcome: "not_done"; why: string }
-  | { outcome: "unknown"; why: string };
+  | { outcome: "unknown"; why: string; answered: boolean };
 
+/** A record of a gateway's list. The status may be one that we do not know: it is shown, and taken for no other. */
 export interface ListedCharge {
   id: string;
   reference: string;
@@ -49,6 +51,25 @@ export interface Gateway {
   /** Closes the door: after `cancelled` a charge under this reference can never happen. */
   cancel(reference: string): Promise<GatewayAnswer>;
   refund(reference: string, amount: number): Promise<GatewayAnswer>;
-  /** The gateway's own list, oldest first. */
-  list(after: string | null, limit: number): Promise<{ charges: ListedCharge[]; next: string | null }>;
+  /**
+   * A page of the gateway's own list, oldest first. It may be shorter than asked for: the list goes on while `next` is
+   * not null.
+   */
+  list(after: string | null, limit: number): Promise<ListPage>;
+}
+
+export interface ListPage {
+  charges: ListedCharge[];
+  next: string | null;
+  /** Records that could not be read at all. */
+  odd: number;
+}
+
+/** A list that could not be read; `answered` as for a call: then it has ended. */
+export class ListUnread extends Error {
+  readonly answered: boolean;
+  constructor(why: string, answered: boolean) {
+    super(why);
+    this.answered = answered;
+  }
 }

@@ -1,6 +1,6 @@
 /** The sandbox gateway (src/local/sandbox-gateway.ts), or any other program that speaks its HTTP interface. */
 import { z } from "zod";
-import type { Gateway, GatewayAnswer } from "./port.ts";
+import { type Gateway, type GatewayAnswer, ListUnread } from "./port.ts";
 
 const charge = z.object({
   id: z.string().default(""),
@@ -12,7 +12,16 @@ const charge = z.object({
   declineCode: z.string().optional(),
   actionUrl: z.string().optional(),
 });
-const page = z.object({ charges: z.array(charge), next: z.string().nullable() });
+/** Of a list each record stands alone: one that is odd, of another program's perhaps, must not hide the others. */
+const listed = z.object({
+  id: z.string().default(""),
+  reference: z.string(),
+  reservationId: z.string().default(""),
+  status: z.string(),
+  amount: z.number().default(0),
+  currency: z.string().default(""),
+});
+const page = z.object({ charges: z.array(z.unknown()), next: z.string().nullish() });
 
 /** The socket never reached the gateway, so nothing was done there. A reset is not among these: it is unknown. */
 const NEVER_REACHED = new Set([
@@ -23,6 +32,15 @@ const NEVER_REACHED = new Set([
   "ENETUNREACH",
   "UND_ERR_CONNECT_TIMEOUT",
 ]);
+
+/** What is wrong with an answer, for the person who has to look. */
+function wordsFor(body: unknown, reference: string): string {
+  const { reference: named, status } = (body ?? {}) as { reference?: unknown; status?: unknown };
+  if (typeof named === "string" && named !== reference)
+    return `another reference, ${JSON.stringify(named.slice(0, 64))}`;
+  if (typeof status === "string") return `the status ${JSON.stringify(status.slice(0, 64))}`;
+  return "something that cannot be read";
+}
 
 export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
   const url = (path: string) => new URL(path, baseUrl.endsWith("/") ? baseUrl : `${baseUrl}/`);
@@ -36,7 +54,7 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
     try {
       const response = await fetch(url(path), {
         method,
-        redirect: "error",
+        redirect: "manual",
         signal: AbortSignal.timeout(timeoutMs),
         headers: {
           ...(key && { "idempotency-key": key }),
@@ -49,7 +67,7 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
       try {
         parsed = JSON.parse(text);
       } catch {
-        if (response.status < 400) return { outcome: "unknown", why: "the gateway's answer cannot be read" };
+        // No JSON: a proxy's page, or nothing. What it says is read from the status alone.
       }
       return { status: response.status, body: parsed };
     } catch (error) {
@@ -57,7 +75,7 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
       const code = cause?.code ?? (error instanceof Error ? error.name : "error");
       return NEVER_REACHED.has(code)
         ? { outcome: "not_done", why: `the gateway cannot be reached (${code})` }
-        : { outcome: "unknown", why: code };
+        : { outcome: "unknown", why: code, answered: false };
     }
   }
 
@@ -65,11 +83,12 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
     if ("outcome" in reply) return reply;
     const { status } = reply;
     if (status === 404) return { outcome: "not_found" };
-    if (status === 410) return { outcome: "cancelled" };
     if (status === 429) return { outcome: "not_done", why: "the gateway is at its limit" };
     const parsed = charge.safeParse(reply.body);
-    if (!parsed.success || parsed.data.reference !== reference) {
-      return { outcome: "unknown", why: `the gateway answered ${status} with something that cannot be read` };
+    if (status >= 500 || !parsed.success || parsed.data.reference !== reference) {
+      const why = `the gateway answered ${status} with ${wordsFor(reply.body, reference)}`;
+      // 504 is a proxy's: behind it the call may go on.
+      return { outcome: "unknown", why, answered: status !== 504 };
     }
     const c = parsed.data;
     switch (c.status) {
@@ -80,7 +99,7 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
       case "action_required":
         return c.actionUrl
           ? { outcome: "action_required", actionUrl: c.actionUrl }
-          : { outcome: "unknown", why: "no address for the shopper's approval" };
+          : { outcome: "unknown", why: "no address for the shopper's approval", answered: true };
       case "canceled":
         return { outcome: "cancelled" };
       case "refunded":
@@ -107,8 +126,13 @@ export function sandboxGateway(baseUrl: string, timeoutMs: number): Gateway {
       read(await call("POST", `charges/${reference}/refund`, `${reference}R`, { amount }), reference),
     async list(after, limit) {
       const reply = await call("GET", `charges?limit=${limit}${after ? `&after=${encodeURIComponent(after)}` : ""}`);
-      if ("outcome" in reply || reply.status !== 200) throw new Error("the gateway's list cannot be read");
-      return page.parse(reply.body);
+      if ("outcome" in reply) throw new ListUnread("the gateway's list did not come", reply.outcome === "not_done");
+      const read = reply.status === 200 ? page.safeParse(reply.body) : null;
+      if (!read?.success)
+        throw new ListUnread(`the gateway answered ${reply.status} for its list`, reply.status !== 504);
+      const { charges, next } = read.data;
+      const readable = charges.flatMap((c) => listed.safeParse(c).data ?? []);
+      return { charges: readable, next: next ?? null, odd: charges.length - readable.length };
     },
   };
 }

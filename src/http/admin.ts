@@ -7,11 +7,13 @@ import { around } from "../crash-points.ts";
 import { orderIdOf, referenceOfOrder } from "../domain/ids.ts";
 import type { Sale } from "../domain/sale.ts";
 import { auditSale } from "../recover/audit.ts";
+import { noteDenied } from "../recover/denied.ts";
 import { rebuildSale, settingsOf } from "../recover/rebuild.ts";
 import { reconcileOnce } from "../recover/reconcile.ts";
 import { topUp } from "../stages/top-up.ts";
 import { adminLog, epochs, items, journalPositions, orders, payments, sales } from "../stores/schema.ts";
 import { certificateAnswer } from "../web/certificate.tsx";
+import { paymentRoutes } from "./admin-payments.ts";
 import { headerOf, incomingOf, type Routes } from "./api.ts";
 import type { AdminAuth } from "./auth.ts";
 import * as contract from "./contract.ts";
@@ -153,6 +155,7 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, instantRefusal
       admin(c);
       const sale = await saleOf(c);
       const audit = await auditSale(ctx, sale.id, sale.no);
+      await noteDenied(ctx, audit);
       if (!prefers(c, "text/html")) return json(c, 200, audit);
       // Asked for by a program, which keeps it as a file.
       return certificateAnswer(c, routes, sale, audit, { standalone: true });
@@ -270,6 +273,8 @@ export function adminRoutes(ctx: Context, routes: Routes, { auth, instantRefusal
       return json(c, 202, { orderId, queued: true });
     },
   );
+
+  paymentRoutes(ctx, routes, { admin, note });
 
   route(
     {

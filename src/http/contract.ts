@@ -146,6 +146,28 @@ export const refundBody = z.strictObject({ reason: text(500).min(1), restock: z.
 
 export const resendBody = z.strictObject({ reason: text(500).min(1) }).openapi("ResendMail");
 
+export const settleBody = z
+  .strictObject({
+    action: z.enum(["accept", "refund", "not_charged"]).openapi({
+      description:
+        "accept: it stands as paid with the payment's own amount; refund: what the gateway took goes back; not_charged: the shop has no money of it (any more)",
+    }),
+    reason: text(500).min(1),
+    restock: z.boolean().default(true).openapi({ description: "of a refund of an order: its units go back on sale" }),
+  })
+  .openapi("SettlePayment");
+export type SettleBody = z.infer<typeof settleBody>;
+
+export const paymentsQuery = z.strictObject({
+  saleId: name.optional(),
+  attention: z
+    .enum(["true", "false"])
+    .optional()
+    .openapi({ description: "true: those on which a person has to decide" }),
+  cursor: text(40).optional(),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+});
+
 export const ordersQuery = z.strictObject({
   saleId: name.optional(),
   format: z
@@ -232,6 +254,31 @@ export const orderView = z
   })
   .openapi("Order");
 export const ordersView = z.object({ orders: z.array(orderView), nextCursor: z.string().nullable() }).openapi("Orders");
+export const paymentView = z
+  .object({
+    reference: z.string(),
+    saleId: z.string(),
+    reservationId: z.string(),
+    customerId: z.string(),
+    gateway: z.string(),
+    state: z.string(),
+    amount: money,
+    currency,
+    captured: z.object({ amount: z.number().int(), currency: z.string() }).nullable().openapi({
+      description: "what the gateway says it captured, when that is not what was asked for",
+    }),
+    chargeId: z.string().nullable(),
+    needsPerson: z.boolean(),
+    why: z.string().nullable(),
+    since: instant,
+    checkAt: instant.nullable().openapi({ description: "when the gateway is asked next" }),
+    orderId: z.string().nullable(),
+    settled: z.object({ action: z.string(), reason: z.string() }).nullable(),
+  })
+  .openapi("Payment");
+export const paymentsView = z
+  .object({ payments: z.array(paymentView), nextCursor: z.string().nullable() })
+  .openapi("Payments");
 export const logView = z
   .object({
     entries: z.array(

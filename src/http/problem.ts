@@ -26,6 +26,7 @@ export const PROBLEMS = {
   PAYMENT_LINE_FULL: { status: 503, title: "The line for payment is full; your reservation stands", retry: true },
   UNAVAILABLE: { status: 503, title: "Not available at the moment", retry: true },
   BELOW_COMMITTED: { status: 409, title: "More units are held or sold than would be left", retry: false },
+  NOT_SETTLEABLE: { status: 409, title: "The payment's state leaves nothing to decide this way", retry: false },
   SALE_EXISTS: { status: 409, title: "Another sale has this id", retry: false },
   ADMIN_DISABLED: { status: 503, title: "ADMIN_TOKEN is not set", retry: false },
   INTERNAL_ERROR: { status: 500, title: "Something went wrong on our side", retry: false },

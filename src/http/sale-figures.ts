@@ -4,6 +4,7 @@ import { EventEmitter } from "node:events";
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import type { Sale } from "../domain/sale.ts";
+import { needsPerson } from "../payments/rows.ts";
 import { type Audit, auditSale } from "../recover/audit.ts";
 import { saleKeys } from "../stores/keys.ts";
 import { gates as gateTable } from "../stores/schema.ts";
@@ -15,6 +16,8 @@ const POINTS_MAX = 900;
 /** Items of a sale whose history is kept; figures are shown of all. */
 const HISTORY_ITEMS_MAX = 20;
 const BOOKS_MS = 15_000;
+/** One reading of the gateway's list for all of them. */
+const LEDGER_MS = 5_000;
 const WATCHERS_MAX = 50;
 /** Events that wait for one reader; each may be large. */
 const BEHIND_MAX = 30;
@@ -59,19 +62,20 @@ export async function saleFigures(ctx: Context, sale: Sale) {
     select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
       count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
       count(*) filter (where state = 'refunding')::int as refunding,
-      (select count(*)::int from payments where sale_id = ${sale.id} and attention is not null) as attention
+      (select count(*)::int from payments where sale_id = ${sale.id} and ${needsPerson}) as attention
     from payments where sale_id = ${sale.id} and state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`);
   const v = a.results;
   const gates = await Promise.all(
     [...ctx.gates.values()].map(async (g) => {
       const view = await ctx.scripts.gateView(g.gateway);
-      const { inFlight, line, callMs, opensInMs } = view;
+      const { inFlight, line, callMs, opensInMs, permits } = view;
       // A worker that ended while it waited cannot say so: what is over is over.
       const breaker = (breakers.get(g.gateway)?.getTime() ?? 0) > Date.now() ? "open" : "closed";
       return {
         gateway: g.gateway,
         limit: g.limit,
         inFlight,
+        permits,
         line,
         callMs,
         opensInMs,
@@ -236,7 +240,7 @@ export function makeLiveFigures(ctx: Context) {
     if (performance.now() - booksAt < BOOKS_MS) return;
     booksAt = performance.now();
     const read: Audit[] = [];
-    for (const s of await watchedSales()) read.push(await auditSale(ctx, s.id, s.no));
+    for (const s of await watchedSales()) read.push(await auditSale(ctx, s.id, s.no, LEDGER_MS));
     books = read;
     heard.emit("watched", { event: "books", data: books } satisfies Watched);
   }

@@ -1,6 +1,6 @@
 /**
- * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone else
- * decided; callers read again and act on what is stored (rule B).
+ * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone
+ * else decided; callers read again and act on what is stored (rule B).
  */
 
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
@@ -11,10 +11,8 @@ import {
   PAYMENT_ENDED_UNPAID,
   PAYMENT_OPEN,
   type PaymentState,
-  paymentStatesBefore,
 } from "../domain/lifecycle.ts";
 import type { OrderLine } from "../domain/order.ts";
-import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
 import { epochs, items, payments } from "../stores/schema.ts";
 
@@ -29,7 +27,9 @@ export type PaymentOutcome = Pick<
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
 
-/** Reason of a tombstone: the reference's row was never written, so nobody has waited in line or been asked for money. */
+/**
+ * Reason of a tombstone: the reference's row was never written, so nobody has waited in line or been asked for money.
+ */
 export const NOT_WRITTEN = "not_written";
 
 /** Reason of a payment that Postgres could not claim for, because of what its own row holds. */
@@ -37,14 +37,16 @@ export const UNUSABLE = "unusable";
 
 /** Attention of a capture that came late and was honoured. */
 export const HONOURED = "captured late, and honoured";
+/** Attention of a capture that came late and is on its way back. */
+export const CAPTURED_LATE = "captured late";
+/** Told by the audit: the order stands, and the gateway's list has no such capture. */
+export const DENIED = "captured, and the gateway's list denies it";
 
-const LOOK_UP_MS = 1_000;
-/** The shopper is at the gateway's page; asked about this often, so that the way back is quick. */
-const ACTION_LOOK_UP_MS = 2_000;
-const LOOK_UP_MS_MAX = 30_000;
-const ATTENTION_LOOK_UP_MS = 600_000;
+/** Waits for a person's decision; the two notes above speak of what was done already. */
+export const needsPerson = sql`(attention is not null and attention not in (${HONOURED}, ${CAPTURED_LATE})
+  and state in ('sending', 'action_required', 'unknown', 'captured', 'refunding'))`;
 
-const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
+export const inMs = (ms: number) => sql`now() + ${ms} * interval '1 millisecond'`;
 
 const COLUMNS = Object.entries(getTableColumns(payments)).map(
   ([property, column]) => [property as keyof NewPayment, column.name] as const,
@@ -54,9 +56,10 @@ const COLUMNS = Object.entries(getTableColumns(payments)).map(
 export type RowToInsert = NewPayment & { pinnedIn?: number };
 
 /**
- * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation). A row whose pin
- * is of an older epoch is not: the rebuild in between did not see it, so its unit is on offer again (rule I, for the row as for the claim).
- * One JSON parameter for all rows: a parameter for each column of each row took longer to write down than the insert itself.
+ * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per
+ * reservation). A row whose pin is of an older epoch is not: the rebuild in between did not see it, so its unit is on
+ * offer again (rule I, for the row as for the claim). One JSON parameter for all rows: a parameter for each column of
+ * each row took longer to write down than the insert itself.
  */
 export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<string>> {
   const queuedAt = new Date().toISOString();
@@ -117,7 +120,9 @@ export async function unclaimUnits(tx: Tx, saleId: string, lines: OrderLine[]): 
   }
 }
 
-/** Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy. */
+/**
+ * Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy.
+ */
 export const whileSelling = sql`not exists (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
 
 /** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised, or a sale that was stopped. */
@@ -167,8 +172,9 @@ export async function claimForSending(db: Db, reference: string, epoch: number, 
 class OldEpoch extends Error {}
 
 /**
- * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in between.
- * Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was done.
+ * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in
+ * between. Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was
+ * done.
  */
 export async function claimAtOnce(
   db: Db,
@@ -206,8 +212,8 @@ export async function claimAtOnce(
 }
 
 /**
- * Ended unpaid -> captured (LATE_STEPS, rule N): money that came late, while its units can still be claimed and no other
- * payment of the reservation is live. Null when that is not so: then the money is to be refunded.
+ * Ended unpaid -> captured (LATE_STEPS, rule N): money that came late, while its units can still be claimed and no
+ * other payment of the reservation is live. Null when that is not so: then the money is to be refunded.
  */
 export async function claimLate(
   db: Db,
@@ -305,8 +311,8 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
 }
 
 /**
- * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer write
- * an outcome, and puts the next look off. Null when another instance was faster or it is no longer open.
+ * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer
+ * write an outcome, and puts the next look off. Null when another instance was faster or it is no longer open.
  */
 export async function takeOver(
   db: Db,
@@ -320,6 +326,7 @@ export async function takeOver(
     .set({
       fence: sql`${payments.fence} + 1`,
       checkAt: inMs(nextLookMs),
+      lookedAt: sql`now()`,
       ...(sends && { sends: sql`${payments.sends} + 1`, sentAt: sql`now()` }),
     })
     .where(
@@ -330,129 +337,8 @@ export async function takeOver(
 }
 
 /**
- * Writes what the gateway said, under the fence it was asked with, and un-claims in the same transaction when it said
- * "no money". Answers the stored row, whoever wrote it.
+ * A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written.
  */
-export async function settlePayment(
-  db: Db,
-  asked: Payment,
-  answer: GatewayAnswer,
-  actionDeadlineMs: number,
-): Promise<Payment> {
-  const guarded = (to: PaymentState) =>
-    and(
-      eq(payments.reference, asked.reference),
-      eq(payments.fence, asked.fence),
-      inArray(payments.state, paymentStatesBefore(to).concat(to === asked.state ? [to] : [])),
-    );
-  // The older the question, the rarer it is asked.
-  const ageMs = asked.firstSentAt ? Date.now() - asked.firstSentAt.getTime() : 0;
-  const lookAgainMs = Math.min(Math.max(LOOK_UP_MS, ageMs / 4), LOOK_UP_MS_MAX);
-
-  await db.transaction(async (tx) => {
-    switch (answer.outcome) {
-      case "captured": {
-        const differs = answer.amount !== asked.amount || answer.currency !== asked.currency;
-        if (differs) {
-          // Money moved, but not what was asked for: the units stay claimed and a person decides.
-          const attention = `the gateway captured ${answer.amount} ${answer.currency} instead of ${asked.amount} ${asked.currency}`;
-          await tx
-            .update(payments)
-            .set({ state: "unknown", attention, chargeId: answer.chargeId, checkAt: inMs(ATTENTION_LOOK_UP_MS) })
-            .where(guarded("unknown"));
-          return;
-        }
-        await tx
-          .update(payments)
-          .set({
-            state: "captured",
-            chargeId: answer.chargeId,
-            token: null,
-            capturedAt: sql`now()`,
-            actionUrl: null,
-            checkAt: null,
-            attention: null,
-          })
-          .where(guarded("captured"));
-        return;
-      }
-      case "declined":
-      case "cancelled": {
-        const ended = await tx
-          .update(payments)
-          .set({
-            state: answer.outcome,
-            claimed: false,
-            token: null,
-            actionUrl: null,
-            checkAt: null,
-            endedAt: sql`now()`,
-            attention: null,
-            ...(answer.outcome === "declined" && { declineCode: answer.declineCode, chargeId: answer.chargeId }),
-          })
-          .where(guarded(answer.outcome))
-          .returning({ lines: payments.lines });
-        for (const row of ended) await unclaimUnits(tx, asked.saleId, row.lines);
-        return;
-      }
-      case "action_required":
-        await tx
-          .update(payments)
-          .set({
-            state: "action_required",
-            actionUrl: answer.actionUrl,
-            actionDeadline: sql`coalesce(${payments.actionDeadline}, ${inMs(actionDeadlineMs)})`,
-            checkAt: inMs(ACTION_LOOK_UP_MS),
-          })
-          .where(guarded("action_required"));
-        return;
-      case "unknown":
-        // Waiting for the shopper's approval stays what it is when only a look-up failed.
-        if (asked.state === "action_required")
-          await tx
-            .update(payments)
-            .set({ checkAt: inMs(lookAgainMs) })
-            .where(guarded("action_required"));
-        else
-          await tx
-            .update(payments)
-            .set({ state: "unknown", checkAt: inMs(lookAgainMs) })
-            .where(guarded("unknown"));
-        return;
-      case "pending":
-      case "not_found":
-      case "not_done": {
-        // Known not to have been done: it does not count as sent, and need not wait for a lease.
-        const notSent = answer.outcome === "not_done" && {
-          sends: sql`greatest(${payments.sends} - 1, 0)`,
-          sentAt: null,
-        };
-        await tx
-          .update(payments)
-          .set({ checkAt: inMs(lookAgainMs), ...notSent })
-          .where(
-            and(
-              eq(payments.reference, asked.reference),
-              eq(payments.fence, asked.fence),
-              inArray(payments.state, [...PAYMENT_OPEN]),
-            ),
-          );
-        return;
-      }
-      case "refunded": {
-        const attention = "the gateway says refunded, and no refund was asked for";
-        await tx
-          .update(payments)
-          .set({ state: "unknown", attention, checkAt: inMs(ATTENTION_LOOK_UP_MS) })
-          .where(guarded("unknown"));
-        return;
-      }
-    }
-  });
-  return (await findPayment(db, asked.reference)) as Payment;
-}
-
-/** A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written. */
 export async function writeTombstone(
   db: Db,
   of: Pick<NewPayment, "reference" | "saleId" | "reservationId" | "reservationKey" | "customerId">,

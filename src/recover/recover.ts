@@ -27,7 +27,7 @@ import type { Tx } from "../stores/postgres.ts";
 import { orders, payments, strayCharges } from "../stores/schema.ts";
 import { stopSelling } from "../stores/stop-selling.ts";
 import { cartsOfAmount } from "./carts.ts";
-import { closeDoor } from "./reconcile.ts";
+import { closeDoor } from "./open-payments.ts";
 import { goOn } from "./resume.ts";
 
 const LIST_PAGE = 500;

@@ -8,6 +8,7 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { Gate, Permit } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
+import { ACTION_LOOK_UP_MS, settlePayment } from "../payments/outcomes.ts";
 import {
   cancelQueued,
   claimAtOnce,
@@ -15,7 +16,6 @@ import {
   findPayment,
   NO_UNITS,
   type Payment,
-  settlePayment,
   UNUSABLE,
 } from "../payments/rows.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
@@ -43,7 +43,7 @@ export async function askGateway(
     answer = await ask();
   } catch (error) {
     ctx.log.error({ err: error, gateway: gateway.name, kind }, "gateway adapter failed");
-    answer = { outcome: "unknown", why: "the adapter failed" };
+    answer = { outcome: "unknown", why: "the adapter failed", answered: false };
   }
   answer = fitToStore(answer);
   const callMs = performance.now() - began;
@@ -51,6 +51,23 @@ export async function askGateway(
   if (answer.outcome === "unknown" || answer.outcome === "not_done")
     ctx.log.warn({ gateway: gateway.name, kind, ...answer }, "gateway");
   return { answer, callMs };
+}
+
+/** Look-ups of all shoppers at the gateway's page together take at most so much of what the gateway can do. */
+const ACTION_SHARE = 0.1;
+
+/**
+ * How long until a shopper who is at the gateway's page is looked up unasked: the rarer, the more of them there are.
+ */
+export async function actionLookMs(ctx: Context, gateway: string): Promise<number> {
+  const gate = ctx.gates.get(gateway);
+  if (!gate) return ACTION_LOOK_UP_MS;
+  const [waiting] = await ctx.db
+    .select({ n: sql<number>`count(*)::int` })
+    .from(payments)
+    .where(and(eq(payments.state, "action_required"), eq(payments.gateway, gateway)));
+  const { callMs } = await ctx.reads.line(gateway);
+  return Math.max(ACTION_LOOK_UP_MS, Math.ceil(((waiting?.n ?? 0) + 1) * callMs) / (gate.limit * ACTION_SHARE));
 }
 
 /** Texts of another program's: one that Postgres will not take would leave the payment open for ever. */
@@ -64,12 +81,19 @@ export function chargeRequest(p: Payment) {
   return { reference, reservationId, amount, currency, token, returnUrl, lines };
 }
 
+const FAILURES_MAX = 5;
+/**
+ * In a row means a row of every call that can be out at once, twice: single failures among good answers are no gateway
+ * that is away.
+ */
+export const failuresMaxOf = (limit: number) => Math.max(FAILURES_MAX, 2 * limit);
+
 /**
  * Keeps a worker from sending payment after payment to a gateway that is away: after so many calls in a row without a
  * definite answer it waits, longer each time, and then tries one payment alone. The others stay in line and keep their
  * holds.
  */
-export function makeBreaker(failuresMax = 5, waitMs = 1_000, waitMsMax = 30_000) {
+export function makeBreaker(failuresMax = FAILURES_MAX, waitMs = 1_000, waitMsMax = 30_000) {
   let failures = 0;
   let openUntil = 0;
   return {
@@ -130,9 +154,10 @@ export async function charge(
   );
   breaker?.heard(answer);
   ctx.metrics.outcomes.inc({ stage: "charge", outcome: answer.outcome });
+  const lookMs = answer.outcome === "action_required" ? await actionLookMs(ctx, gateway.name) : undefined;
   // First the record, then the permit: a crash between leaves a permit to lapse, never a charge without its record.
   const stored = await around("charge.outcome", () =>
-    settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs),
+    settlePayment(ctx.db, claim.payment, answer, ctx.config.actionDeadlineMs, lookMs),
   );
   await Promise.all([gate.settle(permit, answer, callMs), settleHolds(ctx, [stored])]);
   if (stored.state === "action_required" || stored.state === "unknown")
@@ -152,7 +177,7 @@ function tellBreaker(ctx: Context, gateway: Gateway, waitMs: number): void {
 /** Takes permits and works them off side by side, up to the gate's limit, until the signal. */
 export async function runCharges(ctx: Context, gateway: Gateway, gate: Gate, signal: AbortSignal): Promise<void> {
   const running = new Set<Promise<void>>();
-  const breaker = makeBreaker();
+  const breaker = makeBreaker(failuresMaxOf(gate.limit));
   let toldOpen = false;
   let freed = () => {};
   ctx.metrics.breaker.set({ gateway: gateway.name }, 0);

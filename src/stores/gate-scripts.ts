@@ -5,6 +5,13 @@ import type { RunScript } from "./lua.ts";
 import type { Redis } from "./redis.ts";
 import { type PermitResult, parsePermit, wholeOf, wordOf } from "./replies.ts";
 
+/**
+ * What the permits that are out are for; `kept` = the call was given up unanswered and may still be running
+ * (lua/gate_view.lua).
+ */
+export const PERMIT_USES = ["charge", "look", "refund", "list", "kept"] as const;
+export type PermitUse = (typeof PERMIT_USES)[number];
+
 /** A reply that begins with OK, without it. */
 function afterOk(reply: string[]): string[] {
   wordOf(reply[0], ["OK"]);
@@ -34,9 +41,10 @@ export function gateScripts(redis: Redis, run: RunScript) {
       return parsePermit(await run("permit_take", [k.permits, k.line, k.urgent, k.gate], args));
     },
 
-    async permitGive(gateway: string, token: string, callMs: number | null): Promise<void> {
+    /** `kept`: its call was given up unanswered, and the permit stays out until its lease ends. */
+    async permitGive(gateway: string, token: string, callMs: number | null, kept = false): Promise<void> {
       const k = gateKeys(gateway);
-      const args = [token, callMs === null ? "" : Math.round(callMs)];
+      const args = [token, callMs === null ? "" : Math.round(callMs), kept ? 1 : ""];
       afterOk(await run("permit_give", [k.permits, k.urgent, k.gate], args));
     },
 
@@ -44,8 +52,9 @@ export function gateScripts(redis: Redis, run: RunScript) {
     async gateView(gateway: string, references: string[] = []) {
       const k = gateKeys(gateway);
       const reply = afterOk(await run("gate_view", [k.permits, k.line, k.gate], references));
-      const [inFlight = 0, line = 0, callMs = 0, opensInMs = 0, ...places] = reply.map((n) => wholeOf(n, "a figure"));
-      return { inFlight, line, callMs, opensInMs, places };
+      const [inFlight = 0, line = 0, callMs = 0, opensInMs = 0, ...rest] = reply.map((n) => wholeOf(n, "a figure"));
+      const permits = Object.fromEntries(PERMIT_USES.map((use, i) => [use, rest[i] ?? 0])) as Record<PermitUse, number>;
+      return { inFlight, line, callMs, opensInMs, permits, places: rest.slice(PERMIT_USES.length) };
     },
   };
 }

@@ -145,6 +145,15 @@ export const reservations = pgTable(
   (t) => [primaryKey({ columns: [t.saleId, t.key] })],
 );
 
+/** A decision of a person about a payment on which the gateway and our books do not agree. */
+export interface Settled {
+  action: "accept" | "refund" | "not_charged";
+  reason: string;
+  /** As it was then: the state, and why a person had to look. */
+  from: string;
+  why: string | null;
+}
+
 /**
  * One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile.
  */
@@ -180,13 +189,21 @@ export const payments = pgTable(
     actionUrl: text("action_url"),
     /** Why a person is needed, e.g. the gateway charged another amount. */
     attention: text("attention"),
+    /** Since when the gateway has said nothing about it that can be used: the longer, the rarer it is asked. */
+    troubledSince: at("troubled_since"),
+    /** What the gateway says it captured, when that is not what was asked for. */
+    capturedAmount: ms("captured_amount"),
+    capturedCurrency: text("captured_currency"),
+    /** What a person decided about it (http/admin-payments.ts). */
+    settled: jsonb("settled").$type<Settled>(),
     queuedAt: at("queued_at").notNull().defaultNow(),
     /** Our last send to the gateway; after its lease the call cannot be running any more. */
     sentAt: at("sent_at"),
     firstSentAt: at("first_sent_at"),
     actionDeadline: at("action_deadline"),
-    /** When reconcile asks next. */
+    /** When reconcile asks next, and when the gateway was last asked. */
     checkAt: at("check_at"),
+    lookedAt: at("looked_at"),
     capturedAt: at("captured_at"),
     endedAt: at("ended_at"),
   },

@@ -220,7 +220,7 @@ const Cockpit: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
       <Table id="stock-rows" label={w.stock} heads={[w.item, w.granted, w.free, w.held, w.inPayment, w.sold, ""]} />
     </Section>
     <Section id="gate" title={w.gate}>
-      <Table id="gate-rows" label={w.gate} heads={["", w.inFlight, w.line, w.wait, w.breaker]} />
+      <Table id="gate-rows" label={w.gate} heads={["", w.inFlight, w.permits, w.line, w.wait, w.breaker]} />
       <h3>{w.lags}</h3>
       <dl class="tiles">
         <Tile id="lag-journal" label={w.journalLag} />
@@ -268,6 +268,11 @@ const Cockpit: FC<{ pageContext: PageContext }> = ({ pageContext: { w } }) => (
         </a>
       </p>
     </Section>
+    <section aria-labelledby="attention-title" class="panel attention" id="attention" hidden>
+      <h2 id="attention-title">{w.attention}</h2>
+      <p class="fine">{w.attentionLead}</p>
+      <Table id="attention-rows" label={w.attention} heads={[w.payment, w.since, w.why, w.amount, w.state, ""]} />
+    </section>
     <Section id="orders" title={w.orders}>
       <Table id="order-rows" label={w.orders} heads={[w.order, w.orderedAt, w.customer, w.amount, w.state, ""]} />
       <p class="buttons">

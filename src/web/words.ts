@@ -294,6 +294,22 @@ const shopEn: typeof shopJa = {
   asHtml: "HTML",
 };
 
+interface Permits {
+  charge: number;
+  look: number;
+  refund: number;
+  list: number;
+  kept: number;
+}
+interface ChargeFigures {
+  withoutOrder: number;
+  twice: number;
+  amountDiffers: number;
+  withoutCharge: number;
+  refundedUnasked: number;
+  attention: number;
+}
+
 const cockpitJa = {
   // ---- cockpit ----
   cockpit: "管理画面",
@@ -314,8 +330,8 @@ const cockpitJa = {
   chargedWithoutOrder: "注文のない請求はないか",
   mailedWithoutOrder: "注文のないメールはないか",
   stockFigures: (n: number) => `説明のつかない点数: ${n}`,
-  chargeFigures: (without: number, twice: number, differs: number, none: number) =>
-    `注文なし ${without} / 二重 ${twice} / 金額違い ${differs} / 請求なしの注文 ${none}`,
+  chargeFigures: (c: ChargeFigures) =>
+    `注文なし ${c.withoutOrder} / 二重 ${c.twice} / 金額違い ${c.amountDiffers} / 請求なしの注文 ${c.withoutCharge} / 決済側での返金 ${c.refundedUnasked} / 要対応 ${c.attention}`,
   mailFigures: (without: number, sent: number, queued: number) =>
     `注文なし ${without} / 送信済み ${sent} / 待ち ${queued}`,
   readAt: (time: string) => `${time} 時点`,
@@ -340,6 +356,9 @@ const cockpitJa = {
   thisNode: "このノード",
   gate: "決済ゲート",
   inFlight: "実行中",
+  permits: "内訳",
+  permitsBy: (p: Permits) =>
+    `請求 ${p.charge} / 照会 ${p.look} / 返金 ${p.refund} / 一覧 ${p.list} / 応答なしで保持 ${p.kept}`,
   line: "待ち行列",
   wait: "待ち時間",
   breaker: "ブレーカー",
@@ -351,6 +370,15 @@ const cockpitJa = {
   openPayments: "未確定の支払い",
   unknownPayments: "結果不明",
   attention: "要対応",
+  attentionLead: "決済会社の答えと帳簿が合わない支払いです。決済会社の管理画面で確かめてから選んでください。",
+  since: "いつから",
+  why: "理由",
+  settle: { accept: "支払い済みとする", refund: "返金する", not_charged: "請求なしとする" },
+  settleAsk: {
+    accept: "この支払いを、当店の金額で支払い済みとして注文を残します。",
+    refund: "決済会社が受け取った金額を返金します。",
+    not_charged: "決済会社が請求していない（または返金済みである）ことを確かめました。在庫は売り場に戻ります。",
+  },
   refunding: "返金中",
   actions: "操作",
   topUp: "在庫を増減",
@@ -430,8 +458,8 @@ const cockpitEn: typeof cockpitJa = {
   chargedWithoutOrder: "Was nobody charged without an order?",
   mailedWithoutOrder: "Was nobody mailed without an order?",
   stockFigures: (n) => `unexplained units: ${n}`,
-  chargeFigures: (without, twice, differs, none) =>
-    `without order ${without} / twice ${twice} / other amount ${differs} / orders without charge ${none}`,
+  chargeFigures: (c) =>
+    `without order ${c.withoutOrder} / twice ${c.twice} / other amount ${c.amountDiffers} / orders without charge ${c.withoutCharge} / refunded unasked ${c.refundedUnasked} / need a person ${c.attention}`,
   mailFigures: (without, sent, queued) => `without order ${without} / sent ${sent} / queued ${queued}`,
   readAt: (time) => `read at ${time}`,
   notRead: "not read yet",
@@ -455,6 +483,9 @@ const cockpitEn: typeof cockpitJa = {
   thisNode: "this node",
   gate: "Gate",
   inFlight: "In flight",
+  permits: "For what",
+  permitsBy: (p) =>
+    `charges ${p.charge} / look-ups ${p.look} / refunds ${p.refund} / lists ${p.list} / kept after a lost answer ${p.kept}`,
   line: "Line",
   wait: "Wait",
   breaker: "Breaker",
@@ -466,6 +497,16 @@ const cockpitEn: typeof cockpitJa = {
   openPayments: "Open payments",
   unknownPayments: "Unknown",
   attention: "Need a person",
+  attentionLead:
+    "The gateway's answers and the books do not agree about these payments. Look at the gateway's console, then choose.",
+  since: "Since",
+  why: "Why",
+  settle: { accept: "Accept as paid", refund: "Refund", not_charged: "Not charged" },
+  settleAsk: {
+    accept: "The payment stands as paid with the shop's own amount, and its order stays or is written.",
+    refund: "What the gateway took is given back.",
+    not_charged: "The gateway has not charged it, or has given it back: checked. The units go back on sale.",
+  },
   refunding: "Refunding",
   actions: "Actions",
   topUp: "Top up",

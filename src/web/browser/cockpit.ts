@@ -53,6 +53,7 @@ function renderSale(): void {
       cells: [
         g.gateway,
         `${g.inFlight} / ${g.limit}`,
+        w.permitsBy(g.permits),
         String(g.line),
         g.line > 0 ? minutesAndSeconds(g.waitMs) : "0:00",
         w.breakerStates[g.breaker] ?? g.breaker,
@@ -122,11 +123,19 @@ function renderBooks(): void {
   }
   const off = a.items.reduce((sum, i) => sum + Math.abs(i.difference), 0);
   light("light-stock", off === 0, w.stockFigures(off));
-  const { withoutOrder, twice, amountDiffers } = a.charges;
+  const { withoutOrder, twice, amountDiffers, refundedUnasked } = a.charges;
+  const { withoutCharge } = a.orders;
   light(
     "light-charges",
-    withoutOrder + twice + amountDiffers + a.orders.withoutCharge === 0,
-    w.chargeFigures(withoutOrder, twice, amountDiffers, a.orders.withoutCharge),
+    withoutOrder + twice + amountDiffers + withoutCharge + refundedUnasked === 0,
+    w.chargeFigures({
+      withoutOrder,
+      twice,
+      amountDiffers,
+      withoutCharge,
+      refundedUnasked,
+      attention: a.open.attention,
+    }),
   );
   light("light-mails", a.mails.withoutOrder === 0, w.mailFigures(a.mails.withoutOrder, a.mails.sent, a.mails.queued));
   say(find("#books-at"), w.readAt(new Date(a.at).toLocaleTimeString(language)));
@@ -244,7 +253,12 @@ function heard(event: string, data: string): void {
     const before = chosen;
     renderAll();
     // Orders are read again when there are other ones.
-    const sold = JSON.stringify([chosen, saleNow()?.items.map((i) => i.sold), saleNow()?.payments?.refunding]);
+    const sold = JSON.stringify([
+      chosen,
+      saleNow()?.items.map((i) => i.sold),
+      saleNow()?.payments?.refunding,
+      saleNow()?.payments?.attention,
+    ]);
     if (sold !== soldBefore || before !== chosen) {
       soldBefore = sold;
       void showLists(chosen).catch(() => {});

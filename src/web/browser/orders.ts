@@ -2,6 +2,7 @@
 import { formatInstant, formatMoney } from "../../domain/money.ts";
 import { admin, w } from "./admin.ts";
 import { ask } from "./ask.ts";
+import { showAttention } from "./attention.ts";
 import { fillRows, find, language, make } from "./dom.ts";
 
 const reasonField = { name: "reason", label: w.reason, type: "text" as const };
@@ -82,7 +83,8 @@ export async function showLists(of: string): Promise<void> {
   if (of === "") return;
   if (of !== saleId) orders = [];
   saleId = of;
-  const [page, log] = await Promise.all([
+  const [, page, log] = await Promise.all([
+    showAttention(of, () => showLists(of)),
     ordersPage(null),
     admin<{ entries: Array<{ at: string; action: string; detail: Record<string, unknown> }> }>(
       "GET",
