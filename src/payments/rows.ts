@@ -75,8 +75,14 @@ export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<s
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null for share)
-    insert into payments select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p join stands using (sale_id)
+    with stands as (
+      select sale_id, epoch from epochs
+      where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null
+      for share
+    )
+    insert into payments
+    select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p
+      join stands using (sale_id)
     where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
     on conflict do nothing returning reference`);
   return new Set(inserted.map((r) => r.reference));
@@ -123,7 +129,8 @@ export async function unclaimUnits(tx: Tx, saleId: string, lines: OrderLine[]): 
 /**
  * Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy.
  */
-export const whileSelling = sql`not exists (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
+export const whileSelling = sql`not exists
+  (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
 
 /** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised, or a sale that was stopped. */
 async function epochStands(tx: Tx, saleId: string, epoch: number): Promise<boolean> {
@@ -187,7 +194,8 @@ export async function claimAtOnce(
     return await db.transaction(async (tx) => {
       if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
       const done = await tx.execute<{ reference: string; reservation_key: string; lines: OrderLine[] }>(sql`
-        update payments set state = 'captured', claimed = true, fence = fence + 1, token = null, captured_at = now(), check_at = null
+        update payments set state = 'captured', claimed = true, fence = fence + 1, token = null,
+          captured_at = now(), check_at = null
         where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'queued'
         returning reference, reservation_key, lines`);
       await claimUnits(

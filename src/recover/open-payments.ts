@@ -17,8 +17,8 @@ const BATCH_MAX = 200;
 /** How often a reference that the gateway has not heard of is sent again before its door is closed. */
 const SENDS_MAX = 3;
 /**
- * Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups
- * (rule A).
+ * Shortest time gateways keep an idempotency key (PayPal: 6 h, docs/measurements.md#gateways), less a margin: later
+ * only look-ups (rule A).
  */
 const KEY_LIFE_MS = 5 * 3_600_000;
 const KEY_OVER = "the gateway has not heard of it and its key may have expired: look at the gateway's console";

@@ -2,13 +2,13 @@
  * recover: the way out after Postgres was restored from an older copy (recover/restored.ts). It asks the gateways'
  * lists and what Redis holds, shows what Postgres does not know, and, told to apply, writes it down:
  *
- *   charge    a captured charge without a payment: payment and order are made anew and its units claimed, when its lines
- *             are known from the hold, the mirror, or the only cart that costs so much; else a person has to refund it
- *             (`refund`) or to call it foreign
+ *   charge    a captured charge without a payment: payment and order are made anew and its units claimed, when its
+ *             lines are known from the hold, the mirror, or the only cart that costs so much; else a person has to
+ *             refund it (`refund`) or to call it foreign
  *   cash      a hold that was confirmed without a charge: cash on delivery, made anew from the hold
  *   queued    a payment that this copy still has in line, and that was captured since
- *   pinned    a hold that is paying under a payment Postgres does not have: it is cancelled at the gateway; captured makes
- *             it a charge
+ *   pinned    a hold that is paying under a payment Postgres does not have: it is cancelled at the gateway; captured
+ *             makes it a charge
  *   refunded  an order whose charge was given back since: it is refunded here too, its units not put back
  *
  * Every step is a transaction of its own and can be repeated. Only when nothing is left open do the sales go on.

@@ -9,8 +9,8 @@
  *              moves it on
  *   confirmed  a hold is confirmed only after its capture was committed
  *   epoch      Redis is never of a later one than Postgres
- *   charges    the gateway's list has one for a sale of ours that Postgres has never heard of: all that is left when Redis
- *              was emptied, too
+ *   charges    the gateway's list has one for a sale of ours that Postgres has never heard of: all that is left when
+ *              Redis was emptied, too
  *
  * The stop is a column beside the epoch: claims, payment rows, tombstones, the mirror and rebuild ask for it in their
  * own transaction.
