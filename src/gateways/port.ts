@@ -48,7 +48,7 @@ export interface Gateway {
   needsPermits: boolean;
   charge(request: ChargeRequest): Promise<GatewayAnswer>;
   lookUp(reference: string): Promise<GatewayAnswer>;
-  /** Closes the door: after `cancelled` a charge under this reference can never happen. */
+  /** After `cancelled` a charge under this reference can never happen. */
   cancel(reference: string): Promise<GatewayAnswer>;
   refund(reference: string, amount: number): Promise<GatewayAnswer>;
   /**

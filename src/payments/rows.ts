@@ -320,7 +320,7 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
 
 /**
  * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer
- * write an outcome, and puts the next look off. Null when another instance was faster or it is no longer open.
+ * write an outcome, and puts the next look-up off. Null when another instance was faster or it is no longer open.
  */
 export async function takeOver(
   db: Db,

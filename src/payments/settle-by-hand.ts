@@ -1,6 +1,6 @@
 /**
  * What a person decides about a payment when the gateway's word cannot be used. Each decision is one transaction that
- * locks the row, looks at what is stored now (rule B), raises the fence, so that an answer that was on its way is not
+ * locks the row, reads what is stored now (rule B), raises the fence, so that an answer that was on its way is not
  * written over it, and stays readable in `settled`.
  */
 import { eq, sql } from "drizzle-orm";

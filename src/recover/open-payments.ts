@@ -14,7 +14,7 @@ import { payments } from "../stores/schema.ts";
 import { ask, askAlone, eachDue, record, widthOf } from "./ask.ts";
 
 const BATCH_MAX = 200;
-/** How often a reference that the gateway has not heard of is sent again before its door is closed. */
+/** How often a reference that the gateway has not heard of is sent again before it is cancelled there. */
 const SENDS_MAX = 3;
 /**
  * Shortest time gateways keep an idempotency key (PayPal: 6 h, docs/measurements.md#gateways), less a margin: later
@@ -23,7 +23,9 @@ const SENDS_MAX = 3;
 const KEY_LIFE_MS = 5 * 3_600_000;
 const KEY_OVER = "the gateway has not heard of it and its key may have expired: look at the gateway's console";
 
-/** Closes the door before releasing; captured meanwhile answers "not cancelled", and the next look finds it. */
+/**
+ * Cancels at the gateway before releasing; captured meanwhile answers "not cancelled", and the next look-up finds it.
+ */
 async function close(ctx: Context, gateway: Gateway, mine: Payment, said: GatewayAnswer): Promise<Payment> {
   const closed = await ask(
     ctx,
@@ -39,7 +41,7 @@ async function close(ctx: Context, gateway: Gateway, mine: Payment, said: Gatewa
 
 /**
  * The gateway has not heard of it. If the last send cannot be running any more the same reference is sent again, and at
- * last its door is closed by a cancel. "Not found" alone ends nothing (rule A).
+ * last it is cancelled at the gateway. "Not found" alone ends nothing (rule A).
  */
 async function notHeardOf(ctx: Context, gateway: Gateway, mine: Payment, said: GatewayAnswer): Promise<Payment | null> {
   const leaseMs = ctx.config.gatewayLeaseMs;
@@ -69,7 +71,7 @@ export type Closed =
   | { outcome: "captured"; gateway: string; amount: number; currency: string };
 
 /**
- * Closes the door of a reference that Postgres does not know, at every gateway that may know it; or says that one
+ * Cancels a reference that Postgres does not know, at every gateway that may know it; or says that one
  * captured it.
  */
 export async function closeDoor(ctx: Context, reference: string): Promise<Closed> {
