@@ -211,7 +211,7 @@ export async function checkout(w: World, gateway: "cod" | "sandbox", orders: num
       path: "/",
       headers: { ...json, authorization: `Bearer ${w.tokens[i]}` },
       body,
-      setupRequest: (r, context) => ({ ...r, path: `/v1/reservations/${context.id}/confirm` }),
+      setupRequest: (r, context) => ({ ...r, path: `/v1/reservations/${context.id}/pay` }),
     },
   ]);
   w.note(`reserve and confirm, ${gateway}`, f);

@@ -15,7 +15,7 @@ import { readConfig } from "../src/config.ts";
 import type { Context } from "../src/context.ts";
 import { makeReference } from "../src/domain/ids.ts";
 import type { Sale } from "../src/domain/sale.ts";
-import { createSale } from "../src/http/admin.ts";
+import { createSale } from "../src/http/sale-changes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { claimAtOnce, insertPayments } from "../src/payments/rows.ts";
 import { auditSale } from "../src/recover/audit.ts";

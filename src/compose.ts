@@ -5,7 +5,7 @@ import { EventEmitter, setMaxListeners } from "node:events";
 import { and, eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
 import type { Logger } from "pino";
-import { makeApp } from "./app.ts";
+import { type App, makeApp } from "./app.ts";
 import type { Config } from "./config.ts";
 import type { Context } from "./context.ts";
 import { ConfigError } from "./domain/errors.ts";
@@ -31,12 +31,8 @@ import { makeScripts } from "./stores/scripts.ts";
 import { connectionCheck } from "./stores/stop-selling.ts";
 import { runWorkers, watchSales } from "./workers.ts";
 
-export interface Service {
+export interface Service extends App {
   ctx: Context;
-  app: ReturnType<typeof makeApp>["app"];
-  specs: ReturnType<typeof makeApp>["specs"];
-  /** Answers a hot route on node's own request and response; false leaves a request to the app. */
-  fastPath: ReturnType<typeof makeApp>["fastPath"];
   /** Rebuilds every sale that is not complete in Redis; when a store is away the loops do it later. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */

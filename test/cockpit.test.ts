@@ -5,7 +5,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { preferredLanguage } from "../src/domain/language.ts";
 import { formatInstant, taxesOf } from "../src/domain/money.ts";
-import type { Point, SaleFigures } from "../src/http/sale-figures.ts";
+import type { Point } from "../src/http/live.ts";
+import type { SaleFigures } from "../src/http/sale-figures.ts";
 import {
   ADMIN_TOKEN,
   call,

@@ -2,7 +2,8 @@
 
 import { createHmac } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { request as rawRequest } from "node:http";
+import { type IncomingMessage, request as rawRequest, type ServerResponse } from "node:http";
+import { eq } from "drizzle-orm";
 import fc from "fast-check";
 import { createSigner } from "fast-jwt";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -297,9 +298,9 @@ describe("bad input changes nothing and is told where it is wrong", () => {
     }
   });
 
-  it("confirm refuses unknown fields, missing contact, a card number, a gateway or token that does not fit", async () => {
+  it("pay refuses unknown fields, missing contact, a card number, a gateway or token that does not fit", async () => {
     const { id } = (await shopper(api.url, "bad").reserve(saleId, "confirm")).body;
-    const confirm = (body: unknown) => post(`/v1/reservations/${id}/confirm`, JSON.stringify(body));
+    const confirm = (body: unknown) => post(`/v1/reservations/${id}/pay`, JSON.stringify(body));
     const contact = CONTACT;
     const cases: Array<[unknown, string]> = [
       [{ payment: { token: "tok_ok" } }, "contact"],
@@ -361,7 +362,7 @@ describe("bad input changes nothing and is told where it is wrong", () => {
 
   it("never answers 5xx and never moves stock, whatever JSON comes (fast-check)", async () => {
     const before = await stockNow();
-    const paths = [`/v1/sales/${saleId}/reservations`, "/v1/reservations/rsv_1.0.x/confirm", "/v1/admin/sales"];
+    const paths = [`/v1/sales/${saleId}/reservations`, "/v1/reservations/rsv_1.0.x/pay", "/v1/admin/sales"];
     await fc.assert(
       fc.asyncProperty(
         fc.constantFrom(...paths),
@@ -532,6 +533,44 @@ describe("answers", () => {
     expect((await s.confirm(id, { gateway: "cod" })).status).toBe(200);
   });
 
+  it("paying by its first name, /confirm, is the same: one payment, whichever is called, and the same answers at both doors", async () => {
+    const s = shopper(api.url, "alias");
+    const reserve = async (key: string) => (await s.reserve(saleId, key)).body.id;
+    const routes = ["pay", "confirm"] as const;
+    /** What does not change from one moment, one request or one reservation to the next. */
+    const lasting = ({ status, body }: { status: number; body: object }) => {
+      const { id, serverTime, requestId, orderId, retryAfterMs, ...rest } = body as Record<string, unknown>;
+      return { status, body: rest };
+    };
+    const both = async (answer: (route: (typeof routes)[number]) => ReturnType<typeof s.confirm>) => {
+      const [pay, confirm] = [await answer("pay"), await answer("confirm")];
+      expect(lasting(confirm)).toEqual(lasting(pay));
+      return [pay, confirm] as const;
+    };
+    const [id, other] = [await reserve("by-pay"), await reserve("by-confirm")];
+    const idOf = { pay: id, confirm: other };
+    expect((await both((route) => s.confirm(idOf[route], {}, { route })))[0].status).toBe(422);
+    const recorded = async (route: (typeof routes)[number]) => {
+      const paid = await s.confirm(idOf[route], { gateway: "cod" }, { route });
+      expect(paid.body.status).toBe("confirmed");
+      await until("the order", async () => (await s.read(idOf[route])).body.recorded);
+      return s.confirm(idOf[route], { gateway: "cod" }, { route });
+    };
+    expect((await both(recorded))[0].status).toBe(200);
+    // Paid by one name, asked for by the other: what is there is joined.
+    const crossed = await both((route) => s.confirm(id, { gateway: "cod" }, { route }));
+    expect(crossed[1].body.orderId).toBe(crossed[0].body.orderId);
+    expect(await api.service.ctx.db.select().from(payments).where(eq(payments.reservationId, id))).toHaveLength(1);
+    // Both have node's own door; the answer to a caller who has gone is thrown away.
+    const takes = (path: string) =>
+      api.service.fastPath(
+        { method: "POST", url: path, headers: {} } as IncomingMessage,
+        { destroyed: true } as ServerResponse,
+      );
+    expect(routes.map((route) => takes(`/v1/reservations/x/${route}`))).toEqual([true, true]);
+    expect(takes("/v1/reservations/x/other")).toBe(false);
+  });
+
   it("a genuine id that no store knows is 410 HOLD_LOST", async () => {
     const { ids, sales } = api.service.ctx;
     const sale = await sales.get(saleId);
@@ -693,10 +732,8 @@ describe("answers", () => {
   });
 
   it("every code of the problem table is either answered somewhere above or an outage", () => {
-    const source =
-      readFileSync(new URL(import.meta.url), "utf8") +
-      readFileSync(new URL("./sale.test.ts", import.meta.url), "utf8") +
-      readFileSync(new URL("./race.test.ts", import.meta.url), "utf8");
+    const files = ["contract", "openapi", "sale", "race"];
+    const source = files.map((f) => readFileSync(new URL(`./${f}.test.ts`, import.meta.url), "utf8")).join("");
     const outages: ProblemCode[] = ["INTERNAL_ERROR", "OVERLOADED"];
     for (const code of Object.keys(PROBLEMS) as ProblemCode[])
       if (!outages.includes(code)) expect(source, code).toContain(`"${code}"`);

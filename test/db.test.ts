@@ -8,7 +8,7 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { isStoreAway } from "../src/http/api.ts";
+import { isStoreAway } from "../src/http/answers.ts";
 import { connectPostgres, migrate, type Postgres } from "../src/stores/postgres.ts";
 import { type Link, startProxy } from "./proxy.ts";
 import { inParallel, makeDatabase, until } from "./support.ts";

@@ -2,7 +2,7 @@
 import { eq } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Context } from "../src/context.ts";
-import { createSale } from "../src/http/admin.ts";
+import { createSale } from "../src/http/sale-changes.ts";
 import { startRedis } from "../src/local/redis.ts";
 import { settlePayment } from "../src/payments/outcomes.ts";
 import { claimForSending, findPayment, insertPayments, takeOver } from "../src/payments/rows.ts";

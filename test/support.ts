@@ -200,9 +200,15 @@ export function shopper(url: string, customerId: string, secret = SECRET) {
     confirm: (
       id: string,
       payment: Record<string, string> = { token: "tok_ok" },
-      o: { waitS?: number; more?: Record<string, unknown>; headers?: Record<string, string> } = {},
+      o: {
+        waitS?: number;
+        more?: Record<string, unknown>;
+        headers?: Record<string, string>;
+        /** `confirm` is the alias of `pay`. */
+        route?: "pay" | "confirm";
+      } = {},
     ) =>
-      call<ReservationView>(`${url}/v1/reservations/${id}/confirm`, {
+      call<ReservationView>(`${url}/v1/reservations/${id}/${o.route ?? "pay"}`, {
         method: "POST",
         headers: { ...json, prefer: `wait=${o.waitS ?? 20}`, ...o.headers },
         body: JSON.stringify({ payment, contact: CONTACT, ...o.more }),

@@ -308,7 +308,7 @@ export function makeClient(options: ClientOptions = {}) {
     const waitS = o.waitS ?? WAIT_S;
     const headers: Record<string, string> = waitS > 0 ? { prefer: `wait=${waitS}` } : {};
     return (
-      await json<Reservation>(`${reservationPath(id)}/confirm`, {
+      await json<Reservation>(`${reservationPath(id)}/pay`, {
         method: "POST",
         body: request,
         headers,

@@ -159,7 +159,7 @@ export async function rehearse(say: (line: string) => void): Promise<Rehearsal> 
           const payment = tries > 0 && i % ways.length === 4 ? ways[0] : ways[i % ways.length];
           const paid = await call(
             "POST",
-            `/reservations/${held?.body.id}/confirm`,
+            `/reservations/${held?.body.id}/pay`,
             token,
             { payment, contact },
             { prefer: "wait=5" },

@@ -1,21 +1,17 @@
 /** Payments on which the gateway and our books do not agree: the list of them for a person, and the ways out. */
 import { and, desc, eq, lt, sql } from "drizzle-orm";
 import type { Context as Http } from "hono";
-import type { Context } from "../context.ts";
 import { orderIdOf } from "../domain/ids.ts";
 import { DENIED, findPayment, needsPerson, type Payment } from "../payments/rows.ts";
-import { settleByHand } from "../payments/settle-by-hand.ts";
+import { settleByHand } from "../recover/settle-by-hand.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
 import { payments } from "../stores/schema.ts";
-import type { Routes } from "./api.ts";
 import * as contract from "./contract.ts";
 import { check } from "./contract.ts";
+import type { OperatorDoor } from "./doors.ts";
+import * as examples from "./examples.ts";
 import { Problem } from "./problem.ts";
-
-interface Parts {
-  admin(c: Http): void;
-  note(action: string, saleId: string | null, detail: Record<string, unknown>): Promise<void>;
-}
+import type { RouteSpec } from "./route-spec.ts";
 
 type Row = { payment: Payment; needsPerson: boolean; hasOrder: boolean };
 
@@ -54,77 +50,86 @@ const rowOf = {
   hasOrder: sql<boolean>`exists (select 1 from orders where orders.id = 'ord_' || ${payments.reference})`,
 };
 
-export function paymentRoutes(ctx: Context, routes: Routes, { admin, note }: Parts): void {
-  const { route, json, bodyOf } = routes;
-  const who = { tag: "Operator", who: "admin" } as const;
-  const find = async (reference: string): Promise<Row | undefined> =>
-    (await ctx.db.select(rowOf).from(payments).where(eq(payments.reference, reference)))[0];
+const who = { tag: "Operator", who: "admin" } as const;
 
-  route(
-    {
-      ...who,
-      method: "get",
-      path: "/v1/admin/payments",
-      summary: "Payments, newest first; attention=true: those on which a person has to decide",
-      query: contract.paymentsQuery,
-      answers: { 200: { description: "payments", schema: contract.paymentsView } },
-      problems: ["INVALID_REQUEST"],
-    },
-    async (c) => {
-      admin(c);
-      const q = check(contract.paymentsQuery, c.req.query());
-      const rows = await ctx.db
-        .select(rowOf)
-        .from(payments)
-        .where(
-          and(
-            q.saleId === undefined ? undefined : eq(payments.saleId, q.saleId),
-            q.attention === undefined
-              ? undefined
-              : q.attention === "true"
-                ? needsPerson
-                : sql`${needsPerson} is not true`,
-            // References begin with their time.
-            q.cursor === undefined ? undefined : lt(payments.reference, q.cursor),
-          ),
-        )
-        .orderBy(desc(payments.reference))
-        .limit(q.limit + 1);
-      const page = rows.slice(0, q.limit);
-      const nextCursor = rows.length > q.limit ? (page.at(-1)?.payment.reference ?? null) : null;
-      return json(c, 200, { payments: page.map(view), nextCursor });
-    },
-  );
+const LIST_PAYMENTS: RouteSpec = {
+  ...who,
+  method: "get",
+  path: "/v1/admin/payments",
+  operationId: "listPayments",
+  summary: "Payments, newest first; attention=true: those on which a person has to decide",
+  description: "Page by page with `cursor`. `actions` are the ways out that `settlePayment` takes.",
+  query: contract.paymentsQuery,
+  answers: { 200: { description: "payments", content: { schema: contract.paymentsView, example: examples.payments } } },
+  problems: ["INVALID_REQUEST"],
+};
 
-  route(
-    {
-      ...who,
-      method: "post",
-      path: "/v1/admin/payments/{reference}/settle",
-      summary: "Decide about a payment on which the gateway and the books do not agree; repeating it changes nothing",
-      body: contract.settleBody,
-      answers: { 200: { description: "the payment as it is now", schema: contract.paymentView } },
-      problems: ["NOT_SETTLEABLE"],
+const SETTLE: RouteSpec = {
+  ...who,
+  method: "post",
+  path: "/v1/admin/payments/{reference}/settle",
+  operationId: "settlePayment",
+  summary: "Decide about a payment on which the gateway and the books do not agree; repeating it changes nothing",
+  description:
+    "`accept`: the money counts as this payment's. `refund`: what the gateway captured goes back. `not_charged`: nothing was taken, and the units are free again.",
+  body: contract.settleBody,
+  bodyExample: examples.settle,
+  answers: {
+    200: {
+      description: "the payment as it is now",
+      content: { schema: contract.paymentView, example: examples.settledPayment },
     },
-    async (c) => {
-      admin(c);
-      const body = check(contract.settleBody, await bodyOf(c));
-      const reference = c.req.param("reference") ?? "";
-      const payment = /^[0-9A-Z]{26}$/.test(reference) ? await findPayment(ctx.db, reference) : undefined;
-      if (!payment) throw new Problem("NOT_FOUND", "no such payment");
-      const done = await settleByHand(ctx, reference, body);
-      if (done.outcome === "REFUSED") throw new Problem("NOT_SETTLEABLE", done.why);
-      if (done.outcome === "SETTLED") {
-        const { state, attention, capturedAmount, capturedCurrency } = done.before;
-        const captured = capturedAmount === null ? undefined : `${capturedAmount} ${capturedCurrency}`;
-        const detail = { reference, action: body.action, reason: body.reason, from: state, why: attention, captured };
-        await note("settle payment", payment.saleId, detail);
-        await settleHolds(ctx, [done.payment]).catch((error) =>
-          ctx.log.warn({ err: error, reference }, "the hold follows with the next reconcile"),
-        );
-        ctx.work.emit("refund");
-      }
-      return json(c, 200, view((await find(reference)) as Row));
-    },
-  );
+  },
+  problems: ["NOT_SETTLEABLE"],
+};
+
+export function adminPaymentRoutes(door: OperatorDoor): void {
+  const { route } = door.routes;
+  route(LIST_PAYMENTS, (c) => listPayments(door, c));
+  route(SETTLE, (c) => settle(door, c));
+}
+
+async function listPayments(door: OperatorDoor, c: Http): Promise<Response> {
+  door.check(c);
+  const q = check(contract.paymentsQuery, c.req.query());
+  const wanted = q.attention === "true" ? needsPerson : sql`${needsPerson} is not true`;
+  const rows = await door.ctx.db
+    .select(rowOf)
+    .from(payments)
+    .where(
+      and(
+        q.saleId === undefined ? undefined : eq(payments.saleId, q.saleId),
+        q.attention === undefined ? undefined : wanted,
+        // References begin with their time.
+        q.cursor === undefined ? undefined : lt(payments.reference, q.cursor),
+      ),
+    )
+    .orderBy(desc(payments.reference))
+    .limit(q.limit + 1);
+  const page = rows.slice(0, q.limit);
+  const nextCursor = rows.length > q.limit ? (page.at(-1)?.payment.reference ?? null) : null;
+  return door.routes.json(c, 200, { payments: page.map(view), nextCursor });
+}
+
+async function settle(door: OperatorDoor, c: Http): Promise<Response> {
+  const { ctx } = door;
+  door.check(c);
+  const body = check(contract.settleBody, await door.routes.bodyOf(c));
+  const reference = c.req.param("reference") ?? "";
+  const payment = /^[0-9A-Z]{26}$/.test(reference) ? await findPayment(ctx.db, reference) : undefined;
+  if (!payment) throw new Problem("NOT_FOUND", "no such payment");
+  const done = await settleByHand(ctx, reference, body);
+  if (done.outcome === "REFUSED") throw new Problem("NOT_SETTLEABLE", done.why);
+  if (done.outcome === "SETTLED") {
+    const { state, attention, capturedAmount, capturedCurrency } = done.before;
+    const captured = capturedAmount === null ? undefined : `${capturedAmount} ${capturedCurrency}`;
+    const detail = { reference, action: body.action, reason: body.reason, from: state, why: attention, captured };
+    await door.note("settle payment", payment.saleId, detail);
+    await settleHolds(ctx, [done.payment]).catch((error) =>
+      ctx.log.warn({ err: error, reference }, "the hold follows with the next reconcile"),
+    );
+    ctx.work.emit("refund");
+  }
+  const [row] = await ctx.db.select(rowOf).from(payments).where(eq(payments.reference, reference));
+  return door.routes.json(c, 200, view(row as Row));
 }

@@ -39,6 +39,7 @@ export const confirmBody = z
 const inBoth = (one: z.ZodString) => z.union([one.min(1), z.strictObject({ ja: one.min(1), en: one.min(1) })]);
 const ownText = (max: number) => inBoth(text(max));
 const ownLines = (max: number) => inBoth(multilineText(max));
+const language = z.enum(["ja", "en"]);
 /** Whole percent, contained in the prices (総額). */
 const taxPercent = z.number().int().min(0).max(100);
 
@@ -82,7 +83,7 @@ export const saleBody = z
     maxUnitsPerCustomer: z.number().int().min(1).max(1_000_000),
     gateways: z.array(text(32).min(1)).min(1).max(10).optional(),
     shippingFee: money.optional(),
-    language: z.enum(["ja", "en"]).optional(),
+    language: language.optional(),
     shop: shopBody.optional(),
     terms: termsBody.optional(),
     taxPercent: taxPercent
@@ -146,9 +147,10 @@ export const refundBody = z.strictObject({ reason: text(500).min(1), restock: z.
 
 export const resendBody = z.strictObject({ reason: text(500).min(1) }).openapi("ResendMail");
 
+const settleAction = z.enum(["accept", "refund", "not_charged"]);
 export const settleBody = z
   .strictObject({
-    action: z.enum(["accept", "refund", "not_charged"]).openapi({
+    action: settleAction.openapi({
       description:
         "accept: it stands as paid with the payment's own amount; refund: what the gateway took goes back; not_charged: the shop has no money of it (any more)",
     }),
@@ -185,12 +187,13 @@ export const logQuery = z.strictObject({
 
 // ---- answers -------------------------------------------------------------------------------------------------------
 
+const saleStatusOf = z.enum(["scheduled", "open", "paused", "closed"]);
 const priced = z.object({ sku: z.string(), quantity: z.number().int(), unitPrice: money });
 export const saleView = z
   .object({
     id: z.string(),
     name: z.string(),
-    status: z.enum(["scheduled", "open", "paused", "closed"]),
+    status: saleStatusOf,
     opensAt: instant,
     closesAt: instant,
     serverTime: instant,
@@ -274,6 +277,7 @@ export const paymentView = z
     checkAt: instant.nullable().openapi({ description: "when the gateway is asked next" }),
     orderId: z.string().nullable(),
     settled: z.object({ action: z.string(), reason: z.string() }).nullable(),
+    actions: z.array(settleAction).openapi({ description: "what may be decided about it now" }),
   })
   .openapi("Payment");
 export const paymentsView = z
@@ -291,7 +295,10 @@ export const logView = z
     ),
   })
   .openapi("AdminLog");
-export const anyObject = z.record(z.string(), z.unknown());
+export const aliveView = z.object({ status: z.literal("ok") }).openapi("Alive");
+export const readyView = z.object({ status: z.literal("ready") }).openapi("Ready");
+
+export { currency, durationMs, instant, language, money, saleStatusOf, taxPercent };
 
 // ---- checks --------------------------------------------------------------------------------------------------------
 
@@ -363,6 +370,12 @@ function checkLine(line: unknown, i: number, errors: FieldError[]): void {
   }
 }
 
+/** As the document tells it. */
+export const IDEMPOTENCY_KEY_HEADER = {
+  description: "1-64 visible ASCII characters; the same key again is the same request, done once",
+  required: true,
+  example: "cart-4711",
+};
 const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,64}$/;
 export function checkIdempotencyKey(header: string | undefined): string {
   if (header !== undefined && IDEMPOTENCY_KEY.test(header)) return header;

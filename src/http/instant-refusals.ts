@@ -1,7 +1,7 @@
 /**
- * Refusing from memory. While a sale refuses many, this process keeps a board of it: what is out, and who holds anything in it. The board
- * is a lease: until it is over Redis grants nobody what the board shows as out (lua/refusal_lease.lua), on any process. So whoever is not
- * listed has nothing to replay, and is refused without asking anyone; whoever is listed is always sent on to Redis.
+ * Refusing from memory. While a sale refuses many, this process keeps a lease of it: what is out, and who holds anything in it. Until the
+ * lease is over Redis grants nobody what it shows as out (lua/refusal_lease.lua), on any process. So whoever is not listed has nothing to
+ * replay, and is refused without asking anyone; whoever is listed is always sent on to Redis.
  */
 
 import type { Context } from "../context.ts";
@@ -11,22 +11,23 @@ import type { ReserveResult } from "../stores/replies.ts";
 import { Problem } from "./problem.ts";
 import { availabilityOf } from "./views.ts";
 
-/** Also the lease that lua/install.lua assumes of boards that it knows nothing about. */
+/** Also how long lua/install.lua assumes that leases of before stand, which it knows nothing about. */
 const LEASE_MS = 250;
-/** A board in use is fetched anew when it is this old, so that a storm never falls through to Redis. */
+/** A lease in use is asked for anew when it is this old, so that a storm never falls through to Redis. */
 const RENEW_MS = 100;
 /** So many refusals by Redis within a lease are a storm. Below it every request is asked of Redis, and stock that comes back is granted at once. */
 const STORM = 16;
 /** Above it the list would cost more than the refusals that it saves. */
 const CUSTOMERS_MAX = 100_000;
 
-/** A board in use is renewed every 100 ms; one that was not for so long is let go when the next sale needs one. */
+/** A lease in use is renewed every 100 ms; one that was not for so long is let go when the next sale needs one. */
 const IDLE_MS = 60_000;
 /** Redis' clock is asked for again when it was last read so long ago: two clocks drift. */
 const CLOCK_MS = 1_000;
 
 export type Refused = Exclude<ReserveResult, { outcome: "HELD" | "REPLAYED" }>;
 
+/** What Redis has promised to this process until the lease is over. */
 interface Lease {
   epoch: number;
   /** Our monotonic clock when it was asked for: the lease began later. */
@@ -40,6 +41,7 @@ interface Lease {
   anyOut: boolean;
 }
 
+/** A sale that is refusing many. */
 interface Watch {
   lease: Lease | null;
   loading: boolean;
@@ -50,15 +52,77 @@ interface Watch {
   customersOf: number;
 }
 
+type LeaseContext = Pick<Context, "log" | "sales" | "scripts">;
+
+/** Asks Redis for a new lease. Without one every request is asked of Redis. */
+async function load(ctx: LeaseContext, sale: Sale, w: Watch): Promise<void> {
+  w.loading = true;
+  try {
+    const skus = [...sale.items.keys()];
+    let [askedAt, epoch] = [0, 0];
+    const a = await ctx.sales.call(sale, (s) => {
+      [askedAt, epoch] = [performance.now(), s.epoch];
+      const known = w.customersOf === epoch ? w.customers.size : 0;
+      return ctx.scripts.refusalLease(s, { leaseMs: LEASE_MS, known, customersMax: CUSTOMERS_MAX, skus });
+    });
+    const { customers, customerCount, ...view } = a.results;
+    if (customers) [w.customers, w.customersOf] = [new Set(customers), epoch];
+    else if (customerCount === 0) [w.customers, w.customersOf] = [new Set(), epoch];
+    else if (customerCount !== w.customers.size) w.customersOf = -1; // too many to list
+    w.lease = { ...view, epoch, askedAt, clock: a, anyOut: [...view.items.values()].some((i) => i.free === 0) };
+  } catch (error) {
+    w.lease = null;
+    ctx.log.debug({ err: error, saleId: sale.id }, "no lease; Redis is asked for each");
+  } finally {
+    w.loading = false;
+  }
+}
+
+/** The lease, if it stands and the customer is known to hold nothing. One in use is renewed before it is over. */
+function standingLease(ctx: LeaseContext, sale: Sale, w: Watch, customerId: string): Lease | null {
+  const { lease } = w;
+  if (!lease || lease.epoch !== sale.epoch) return null;
+  const age = performance.now() - lease.askedAt;
+  if (age > RENEW_MS && !w.loading) void load(ctx, sale, w);
+  if (age >= LEASE_MS || w.customersOf !== sale.epoch || w.customers.has(customerId)) return null;
+  return lease;
+}
+
+/** Redis' clock now as the lease knows it: never too early. */
+function clockNow({ clock, askedAt }: Lease): SaleClock {
+  const { nowMs, seq, shiftMs, pausedAtMs } = clock;
+  return { nowMs: Math.floor(nowMs + (performance.now() - askedAt)), seq, shiftMs, pausedAtMs };
+}
+
+/** The refusal that the lease knows of, or null. Without `lines` only what needs no look at the cart. */
+function refusedBy(lease: Lease, sale: Sale, lines: string | null): { result: Refused; clock: SaleClock } | null {
+  const clock = clockNow(lease);
+  if (clock.nowMs >= lease.closesAtMs) return { result: { outcome: "CLOSED" }, clock };
+  if (clock.nowMs < lease.opensAtMs) return null; // see tooEarly
+  if (!lease.reserving) return { result: { outcome: "PAUSED" }, clock };
+  if (lines === null || !lease.anyOut) return null;
+  const short: Array<{ sku: string; free: number; live: number }> = [];
+  let units = 0;
+  for (const part of lines.split(",")) {
+    const [sku = "", n] = part.split(":");
+    const item = lease.items.get(sku);
+    units += Number(n);
+    if (item?.free === 0) short.push({ sku, free: 0, live: item.live });
+  }
+  if (short.length === 0) return null;
+  if (units > sale.maxUnitsPerCustomer) return { result: { outcome: "LIMIT", units: 0 }, clock };
+  return { result: { outcome: "SHORT", nextDueMs: lease.nextDueMs, lines: short }, clock };
+}
+
 export type InstantRefusals = ReturnType<typeof makeInstantRefusals>;
 
-export function makeInstantRefusals(ctx: Context) {
+export function makeInstantRefusals(ctx: LeaseContext) {
   const watches = new Map<string, Watch>();
 
   function watchOf(sale: Sale): Watch {
     let w = watches.get(sale.id);
     if (!w) {
-      // The boards of sales that nobody is refused in any more: each may list a hundred thousand customers.
+      // Sales that nobody is refused in any more: each may list a hundred thousand customers.
       const now = performance.now();
       for (const [id, old] of watches)
         if (now - Math.max(old.lease?.askedAt ?? 0, old.refusedFrom) > IDLE_MS) watches.delete(id);
@@ -68,67 +132,15 @@ export function makeInstantRefusals(ctx: Context) {
     return w;
   }
 
-  async function load(sale: Sale, w: Watch): Promise<void> {
-    w.loading = true;
-    try {
-      const skus = [...sale.items.keys()];
-      let [askedAt, epoch] = [0, 0];
-      const a = await ctx.sales.call(sale, (s) => {
-        [askedAt, epoch] = [performance.now(), s.epoch];
-        const known = w.customersOf === epoch ? w.customers.size : 0;
-        return ctx.scripts.refusalLease(s, { leaseMs: LEASE_MS, known, customersMax: CUSTOMERS_MAX, skus });
-      });
-      const { customers, customerCount, ...view } = a.results;
-      if (customers) [w.customers, w.customersOf] = [new Set(customers), epoch];
-      else if (customerCount === 0) [w.customers, w.customersOf] = [new Set(), epoch];
-      else if (customerCount !== w.customers.size) w.customersOf = -1; // too many to list
-      w.lease = { ...view, epoch, askedAt, clock: a, anyOut: [...view.items.values()].some((i) => i.free === 0) };
-    } catch (error) {
-      w.lease = null;
-      ctx.log.debug({ err: error, saleId: sale.id }, "no board; Redis is asked for each");
-    } finally {
-      w.loading = false;
-    }
-  }
-
-  /** Redis' clock now as the board's lease knows it: never too early. */
-  const nowOf = (b: Lease) => b.clock.nowMs + (performance.now() - b.askedAt);
-
-  function valid(sale: Sale, w: Watch, customerId: string): Lease | null {
-    const b = w.lease;
-    if (!b || b.epoch !== sale.epoch) return null;
-    const age = performance.now() - b.askedAt;
-    if (age > RENEW_MS && !w.loading) void load(sale, w);
-    if (age >= LEASE_MS || w.customersOf !== sale.epoch || w.customers.has(customerId)) return null;
-    return b;
-  }
-
   return {
     /**
-     * The refusal of whoever the board knows to hold nothing, or null: ask Redis. Without `lines` only what needs no look at the cart,
-     * so that the body need not be read.
+     * The refusal of whoever is known to hold nothing, or null: ask Redis. Without `lines` only what needs no look at the cart, so that the
+     * body need not be read.
      */
     refusal(sale: Sale, customerId: string, lines: string | null): { result: Refused; clock: SaleClock } | null {
       const w = watches.get(sale.id);
-      const b = w && valid(sale, w, customerId);
-      if (!b) return null;
-      const { seq, shiftMs, pausedAtMs } = b.clock;
-      const clock: SaleClock = { nowMs: Math.floor(nowOf(b)), seq, shiftMs, pausedAtMs };
-      if (clock.nowMs >= b.closesAtMs) return { result: { outcome: "CLOSED" }, clock };
-      if (clock.nowMs < b.opensAtMs) return null; // see tooEarly
-      if (!b.reserving) return { result: { outcome: "PAUSED" }, clock };
-      if (lines === null || !b.anyOut) return null;
-      const short: Array<{ sku: string; free: number; live: number }> = [];
-      let units = 0;
-      for (const part of lines.split(",")) {
-        const [sku = "", n] = part.split(":");
-        const item = b.items.get(sku);
-        units += Number(n);
-        if (item?.free === 0) short.push({ sku, free: 0, live: item.live });
-      }
-      if (short.length === 0) return null;
-      if (units > sale.maxUnitsPerCustomer) return { result: { outcome: "LIMIT", units: 0 }, clock };
-      return { result: { outcome: "SHORT", nextDueMs: b.nextDueMs, lines: short }, clock };
+      const lease = w && standingLease(ctx, sale, w, customerId);
+      return lease ? refusedBy(lease, sale, lines) : null;
     },
 
     /**
@@ -141,12 +153,12 @@ export function makeInstantRefusals(ctx: Context) {
       return now < sale.opensAtMs ? sale.opensAtMs - now : null;
     },
 
-    /** Redis has refused one: many of these begin a board. */
+    /** Redis has refused one: many of these begin a lease. */
     refused(sale: Sale): void {
       const w = watchOf(sale);
       const now = performance.now();
       if (now - w.refusedFrom > LEASE_MS) [w.refused, w.refusedFrom] = [0, now];
-      if (++w.refused >= STORM && !w.loading) void load(sale, w);
+      if (++w.refused >= STORM && !w.loading) void load(ctx, sale, w);
     },
 
     /** An operator's change is seen here at once; other processes see it when their lease is over. */

@@ -42,7 +42,12 @@ const CSV_COLUMNS = [
 ];
 
 /** All orders as CSV, streamed page by page: UTF-8 with BOM, one row a line. */
-export function ordersCsv(ctx: Context, routes: Routes, c: Http, where: ReturnType<typeof and>): Response {
+export function ordersCsv(
+  ctx: Pick<Context, "db">,
+  routes: Pick<Routes, "send">,
+  c: Http,
+  where: ReturnType<typeof and>,
+): Response {
   const encoder = new TextEncoder();
   let before: number | null = null;
   let begun = false;

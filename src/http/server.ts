@@ -12,13 +12,21 @@ import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { serve } from "@hono/node-server";
 import { nanoid } from "nanoid";
-import type { Service } from "../compose.ts";
 
 const DRAIN_MS_MAX = 15_000;
 
+/** What is served. */
+export interface Served {
+  app: { fetch: Parameters<typeof serve>[0]["fetch"] };
+  /** Node's own door to the hot routes; false leaves a request to the app. */
+  fastPath(incoming: IncomingMessage, outgoing: ServerResponse): boolean;
+  drain(): void;
+  close(): Promise<void>;
+}
+
 /** Resolves when it listens; `close` drains. */
 export async function listen(
-  service: Service,
+  service: Served,
   port: number,
   host: string,
 ): Promise<{ port: number; close(): Promise<void> }> {
@@ -28,7 +36,7 @@ export async function listen(
         fetch: service.app.fetch,
         port,
         hostname: host,
-        // The routes of the rush are answered before a web Request is made of them; Hono has all others.
+        // Hot routes are answered before a web Request is made of them; Hono has all others.
         createServer: ((options: ServerOptions, hono: RequestListener) =>
           createServer(options, (incoming, outgoing) => {
             if (!isAddressed(incoming)) refuseUnaddressed(outgoing);

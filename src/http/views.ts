@@ -30,7 +30,7 @@ export function saleStatus(s: { nowMs: number; opensAtMs: number; closesAtMs: nu
   return s.nowMs < s.opensAtMs ? "scheduled" : "open";
 }
 
-async function saleBody(ctx: Context, sale: Sale) {
+async function saleBody(ctx: Pick<Context, "sales" | "scripts">, sale: Sale) {
   const a = await ctx.sales.call(sale, (s) => ctx.scripts.stock(s, [...sale.items.keys()]));
   const v = a.results;
   return {
@@ -64,8 +64,10 @@ export interface SaleText {
   etag: string;
 }
 
+export type SaleViewer = ReturnType<typeof saleViewer>;
+
 /** The sale's page, asked of Redis at most every 250 ms by this process, however many look. */
-export function saleViewer(ctx: Context) {
+export function saleViewer(ctx: Pick<Context, "sales" | "scripts">) {
   type Seen = { at: number; ready: SaleText | null; coming: Promise<SaleText> };
   const seen = new Map<string, Seen>();
   const young = (sale: Sale) => {
@@ -102,8 +104,12 @@ export type ReservationView = ReturnType<typeof bareReservation> & {
   recorded?: boolean;
 };
 
+/** Whether nothing more will happen to it. A confirmed one is final once its order is recorded. */
+export const isFinal = (r: ReservationView): boolean =>
+  (r.status === "confirmed" && r.recorded === true) || r.status === "released" || r.status === "expired";
+
 /** What the hold alone tells; all there is to tell of one that never was paid for. */
-export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hold, clock: SaleClock) {
+export function bareReservation(ctx: Pick<Context, "ids">, sale: Sale, key: string, hold: Hold, clock: SaleClock) {
   const cart = cartOf(sale, hold.lines);
   return {
     id: ctx.ids.reservationId(sale.no, hold.customerId, key),
@@ -118,9 +124,11 @@ export function bareReservation(ctx: Context, sale: Sale, key: string, hold: Hol
   };
 }
 
+type PaymentReads = Pick<Context, "reads" | "gates">;
+
 /** Place and wait of a payment in line. */
 async function queuedPart(
-  ctx: Context,
+  ctx: PaymentReads,
   reference: string,
   gateway: string,
   place: number,
@@ -131,7 +139,7 @@ async function queuedPart(
   return { id: paymentIdOf(reference), status: "queued", position, etaMs };
 }
 
-async function paymentPart(ctx: Context, hold: Hold): Promise<ReservationView["payment"]> {
+async function paymentPart(ctx: PaymentReads, hold: Hold): Promise<ReservationView["payment"]> {
   if (hold.reference === "" || (hold.state !== "held" && hold.state !== "paying")) return undefined;
   const p = await ctx.reads.payment(hold.reference);
   if (!p) return undefined;
@@ -147,7 +155,7 @@ async function paymentPart(ctx: Context, hold: Hold): Promise<ReservationView["p
 
 /** A payment that this very call has put in line: nothing need be read. */
 export async function viewBegun(
-  ctx: Context,
+  ctx: PaymentReads & Pick<Context, "ids">,
   sale: Sale,
   key: string,
   hold: Hold,
@@ -162,7 +170,7 @@ export async function viewBegun(
 
 /** Full view of a hold, with payment, place in the line and order. */
 export async function viewReservation(
-  ctx: Context,
+  ctx: PaymentReads & Pick<Context, "ids">,
   sale: Sale,
   key: string,
   stored: Hold,
@@ -181,7 +189,7 @@ export async function viewReservation(
 
 type OrderRow = typeof orders.$inferSelect;
 
-export async function viewOrders(ctx: Context, rows: OrderRow[]) {
+export async function viewOrders(ctx: Pick<Context, "db">, rows: OrderRow[]) {
   const ids = rows.map((o) => o.id);
   const lines =
     ids.length === 0
@@ -206,7 +214,7 @@ export async function viewOrders(ctx: Context, rows: OrderRow[]) {
   }));
 }
 
-export async function findOrder(ctx: Context, orderId: string): Promise<OrderRow | undefined> {
+export async function findOrder(ctx: Pick<Context, "db">, orderId: string): Promise<OrderRow | undefined> {
   const [row] = await ctx.db.select().from(orders).where(eq(orders.id, orderId));
   return row;
 }

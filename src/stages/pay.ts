@@ -46,6 +46,8 @@ export type Paid =
 
 export const tokenDigest = (gateway: string, token: string | null) => hash("sha256", `${gateway}\n${token ?? ""}`);
 
+export type PayStage = ReturnType<typeof payStage>;
+
 export function payStage(ctx: Context) {
   type Pin = { key: string; customerId: string; reference: string; referenceBefore: string };
   const pins = new Map<string, (p: Pin) => Promise<{ result: PayResult; clock: SaleClock; epoch: number }>>();

@@ -26,6 +26,8 @@ export interface ReserveRequest {
 }
 export type Reserved = { result: ReserveResult; clock: SaleClock };
 
+export type ReserveStage = ReturnType<typeof reserveStage>;
+
 export function reserveStage(ctx: Needs) {
   const limits = { sweepMax: SWEEP_MAX, journalMax: ctx.config.journalMax };
   const bySale = new Map<string, (r: ReserveRequest) => Promise<Reserved>>();

@@ -207,9 +207,9 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "rule M: units are free again before the gateway has said refunded",
-    "src/http/admin.ts",
-    `        return changed.length > 0;\n`,
-    `        if (restock && changed.length > 0) await tx.execute(sql\`update items set claimed = claimed - 1 where sale_id = \${order.saleId}\`);\n        return changed.length > 0;\n`,
+    "src/stages/refund.ts",
+    "      return true;\n",
+    `      if (restock) await tx.execute(sql\`update items set claimed = claimed - 1 where sale_id = (select sale_id from orders where reference = \${reference})\`);\n      return true;\n`,
     "sale",
     "refunds an order",
   ),

@@ -1,6 +1,7 @@
 /** The cockpit's two charts: units over time, and requests a second. */
 import uPlot from "uplot";
-import type { Point, SaleFigures } from "../../http/sale-figures.ts";
+import type { Point } from "../../http/live.ts";
+import type { SaleFigures } from "../../http/sale-figures.ts";
 import { w } from "./admin.ts";
 import { find, language } from "./dom.ts";
 

@@ -1,7 +1,9 @@
 /** The cockpit's script: shows what `GET /v1/admin/events` says, and acts through the admin routes. */
 
 import { formatInstant } from "../../domain/money.ts";
-import type { Point, Rates, SaleFigures } from "../../http/sale-figures.ts";
+import type { Point } from "../../http/live.ts";
+import type { Rates } from "../../http/request-rates.ts";
+import type { SaleFigures } from "../../http/sale-figures.ts";
 import type { Audit } from "../../recover/audit.ts";
 import { admin, w } from "./admin.ts";
 import { ask, type Question } from "./ask.ts";

@@ -7,10 +7,10 @@ import { eq, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import type { Context } from "../context.ts";
 import { PAYMENT_OPEN, type PaymentState } from "../domain/lifecycle.ts";
-import { writeRefunded } from "../recover/refunds.ts";
+import { CAPTURED_LATE, needsPerson, type Payment, unclaimUnits } from "../payments/rows.ts";
 import type { Tx } from "../stores/postgres.ts";
 import { orders, payments, type Settled } from "../stores/schema.ts";
-import { CAPTURED_LATE, needsPerson, type Payment, unclaimUnits } from "./rows.ts";
+import { writeRefunded } from "./refunds.ts";
 
 export interface Decision {
   action: Settled["action"];
