@@ -1,4 +1,4 @@
-/** Decides every claim about speed: floors, correctness and results in the same run. `npm run bench -- --help` */
+/** The judge of every performance claim: floors, correctness and figures in the same run. `npm run bench -- --help` */
 import { execFileSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { cpus, totalmem } from "node:os";
@@ -7,11 +7,12 @@ import { Command, InvalidArgumentError } from "commander";
 import { signShopperToken } from "../src/http/auth.ts";
 import { load, type Measured, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
+import { measurePersist } from "./persist.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
+import { measureScripts } from "./scripts.ts";
 import { sickGateway } from "./sick-gateway.ts";
 import { starts } from "./start.ts";
-import { measurePersist, measureScripts } from "./stores.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
 
 const number = (text: string) => {
@@ -20,7 +21,7 @@ const number = (text: string) => {
 };
 const program = new Command("bench")
   .description(
-    "Runs sales under load and prints the results beside their floors. Without --url a private stack is started and stopped again.\nWrites JSON and a page with charts to bench/results/. Exit code 1 when an answer was wrong or the books did not balance.",
+    "Runs sales under load and prints their figures beside their floors. Without --url a private stack is started and stopped again.\nWrites JSON and a page with charts to bench/results/. Exit code 1 when an answer or a book was wrong.",
   )
   .option(
     "--url <url>",
@@ -180,7 +181,7 @@ async function run(processes: number): Promise<Results> {
   console.log(
     "\nNothing was oversold: every answer was the expected one, and the books of every scenario's sale balanced.",
   );
-  console.log(`Results: ${fileURLToPath(file("json"))}\nCharts:  ${fileURLToPath(file("html"))}`);
+  console.log(`Figures: ${fileURLToPath(file("json"))}\nCharts:  ${fileURLToPath(file("html"))}`);
   return results;
 }
 

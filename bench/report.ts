@@ -2,8 +2,9 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { type Measured, median } from "./load.ts";
+import type { PersistResults } from "./persist.ts";
 import type { Checkout, Opening } from "./scenarios.ts";
-import type { PersistResults, ScriptResults } from "./stores.ts";
+import type { ScriptResults } from "./scripts.ts";
 
 export interface Overload {
   best: number;

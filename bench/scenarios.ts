@@ -1,5 +1,6 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
 import { type Line, makeClient } from "../src/client/index.ts";
+import { randomOf } from "../src/local/random.ts";
 import { expectStatuses, load, type Measured, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 
@@ -38,8 +39,9 @@ export const post =
  * second one.
  */
 async function checkReplays(w: World, saleId: string, key: string, requests: number): Promise<void> {
+  const random = randomOf(0, `replays of ${key}`);
   for (let n = 0; n < REPLAYS; n++) {
-    const i = Math.floor(Math.random() * requests);
+    const i = Math.floor(random() * requests);
     const client = makeClient({ baseUrl: w.target.url, token: w.tokens[i % w.tokens.length] as string });
     const again = await client.reserve(saleId, {
       ...(JSON.parse(LINES) as { lines: Line[] }),
@@ -52,7 +54,7 @@ async function checkReplays(w: World, saleId: string, key: string, requests: num
 
 const reservations = (saleId: string) => `/v1/sales/${saleId}/reservations`;
 
-/** Everything that is compared with a floor, one after the other, so that floor and scenario meet the same machine. */
+/** Everything that is compared with a floor, one after the other, so that floor and figure meet the same machine. */
 export async function round(w: World, n: number): Promise<void> {
   const { op, o, floor, target } = w;
   const many = { amount: o.requests, connections: o.connections };

@@ -8,7 +8,9 @@ import type { AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, type BrowserContextOptions, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { SaleBody } from "../src/http/contract.ts";
-import { makeWorld, operator, type Running, type World } from "./support.ts";
+import { api, op, useWorld } from "./world.ts";
+
+export { api, op, world } from "./world.ts";
 
 const PLACES = [
   "/usr/bin/chromium",
@@ -85,23 +87,16 @@ export async function seriousFaults(page: Page): Promise<string[]> {
 
 // ---- the stage of the browser tests: module state, since each test file is a process of its own ----
 
-export let world: World;
-export let api: Running;
-export let op: ReturnType<typeof operator>;
 let browser: Browser;
 let visitors: Visitor[] = [];
 
 /** Servers, service and browser of a test file; after each test its pages must not have complained. */
 export function useBrowser(): void {
+  useWorld();
   beforeAll(async () => {
-    [world, browser] = await Promise.all([makeWorld(), openBrowser()]);
-    api = await world.start();
-    op = operator(api.url);
+    browser = await openBrowser();
   });
-  afterAll(async () => {
-    await browser?.close();
-    await world?.close();
-  });
+  afterAll(() => browser?.close());
   afterEach(async () => {
     const complaints = visitors.flatMap((v) => v.complaints);
     await Promise.all(visitors.map((v) => v.context.close()));

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { z } from "@hono/zod-openapi";
 import { transform } from "esbuild";
-import { afterAll, beforeAll, describe, expect, expectTypeOf, it } from "vitest";
+import { describe, expect, expectTypeOf, it } from "vitest";
 import {
   type ConfirmRequest,
   type FukubukuroError,
@@ -22,21 +22,14 @@ import {
 import { signShopperToken } from "../src/http/auth.ts";
 import type * as contract from "../src/http/contract.ts";
 import { startProxy } from "./proxy.ts";
-import { CONTACT, makeWorld, operator, type Running, SECRET, until, type World } from "./support.ts";
+import { CONTACT, SECRET, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
 const run = promisify(execFile);
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const LINES = [{ sku: "bag", quantity: 1 }];
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
 const tokenOf = (customerId: string) => signShopperToken(SECRET, customerId, 3_600_000);
 /** A client that tells of each try. */
@@ -67,6 +60,15 @@ describe("the client", () => {
     expectTypeOf<z.infer<typeof contract.orderView>>().toExtend<Order>();
     expectTypeOf<Order>().toExtend<z.infer<typeof contract.orderView>>();
     expectTypeOf<ConfirmRequest>().toExtend<z.input<typeof contract.confirmBody>>();
+  });
+
+  it("calls the fetch it was given as a function, as a browser's own insists", async () => {
+    const strict = function (this: unknown, input: string | URL | Request, init?: RequestInit) {
+      if (this !== undefined && this !== globalThis) throw new TypeError("Illegal invocation");
+      return fetch(input, init);
+    };
+    const saleId = await saleWith();
+    expect((await clientOf("strict", { fetch: strict, giveUpMs: 0 }).sale(saleId)).id).toBe(saleId);
   });
 
   it("reserves, pays, follows the payment to its order, and reads it", async () => {

@@ -1,16 +1,9 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Sale } from "../src/domain/sale.ts";
-import { makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { shopper, until } from "./support.ts";
+import { api, op, useWorld } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start({ ROLE: "api" });
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld({ ROLE: "api" });
 
 const HOUR_MS = 3_600_000;
 const newSale = async () => {

@@ -1,33 +1,16 @@
 /**
- * What the cockpit needs, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says
+ * What the cockpit stands on, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says
  * of its shop.
  */
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { preferredLanguage } from "../src/domain/language.ts";
 import { formatInstant, taxesOf } from "../src/domain/money.ts";
 import type { Point } from "../src/http/live.ts";
 import type { SaleFigures } from "../src/http/sale-figures.ts";
-import {
-  ADMIN_TOKEN,
-  call,
-  makeWorld,
-  operator,
-  type Running,
-  saleBodyOf,
-  shopper,
-  until,
-  type World,
-} from "./support.ts";
+import { ADMIN_TOKEN, call, saleBodyOf, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
 async function signIn(
   url = api.url,

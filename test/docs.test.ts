@@ -9,10 +9,11 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { shopperAuth, signShopperToken } from "../src/http/auth.ts";
-import { makeWorld, operator, type Running, SECRET, shopper, until, type World } from "./support.ts";
+import { operator, SECRET, shopper, until } from "./support.ts";
+import { api, useWorld } from "./world.ts";
 
 const run = promisify(execFile);
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -34,16 +35,12 @@ const PAGES = [
 ];
 const read = (path: string) => readFile(join(ROOT, path), "utf8");
 
-let world: World;
-let api: Running;
+useWorld();
 let saleId: string;
 beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
   saleId = (await operator(api.url).create({ items: [{ sku: "bag", name: "Bag", unitPrice: 1000, stock: 10 }] })).body
     .id;
 });
-afterAll(() => world.close());
 
 describe("every link", () => {
   it.each(PAGES)("of %s leads to a file or heading that is there", async (page) => {

@@ -1,8 +1,8 @@
 /**
- * An explicit-state model of late money (rule N): a gateway that captures after it had said declined, two reconcilers
- * that may crash at every step, a shopper who pays again, another who wants the bag, and expiry. Breadth first over
- * every order of steps, so the first trace found is a shortest one. Leaving out any rule must give a trace that breaks
- * something; with all rules there must be none.
+ * An explicit-state model of the ladder for late money, which the protocol's first model did not cover: a gateway that
+ * captures after it had said declined, two reconcilers that may crash at every step, a shopper who pays again, another
+ * who wants the bag, and expiry. Breadth first over every order of steps, so a trace is a shortest one. Each rule taken
+ * out must give a trace; all rules on must give none.
  */
 import { describe, expect, it } from "vitest";
 
@@ -56,155 +56,185 @@ const start = (): State => ({
   late: 1,
 });
 
+/** All steps that are possible now, each with the state it leads to. */
 function next(s: State, rules: Rules): Array<[string, State]> {
-  const out: Array<[string, State]> = [];
-  const step = (name: string, f: (n: State) => boolean | undefined) => {
-    const n = structuredClone(s);
-    if (f(n) !== false) out.push([name, n]);
-  };
-  const hold = (n: State, ref: string) => n.holds[reservationOf(ref)] as State["holds"][0];
-  const matches = (n: State, ref: string) => !rules.ref || hold(n, ref).ref === ref;
-  const othersLive = (n: State, ref: string) =>
-    Object.entries(n.pay).some(
-      ([r, p]) => r !== ref && reservationOf(r) === reservationOf(ref) && (p === "Q" || p === "C"),
-    );
+  const m = new Moves(s, rules);
+  lateCapture(m);
+  shoppers(m);
+  clocks(m);
+  // Reconcilers: two that do not know of each other, either may crash between any two steps.
+  for (const [k, pc] of s.workers.entries()) {
+    if (!pc) {
+      findWork(m, k);
+      continue;
+    }
+    if (s.crashes > 0)
+      m.step(`w${k} crashes before ${pc.at} ${pc.ref}`, (n) => {
+        n.crashes--;
+        n.workers[k] = null;
+      });
+    WORK[pc.at](m, k, pc.ref);
+  }
+  return m.out;
+}
 
-  // Once, the gateway captures what it had declined.
+class Moves {
+  readonly out: Array<[string, State]> = [];
+
+  constructor(
+    readonly s: State,
+    readonly rules: Rules,
+  ) {}
+
+  /** `f` answers false where it is not possible after all. */
+  step(name: string, f: (n: State) => unknown): void {
+    const n = structuredClone(this.s);
+    if (f(n) !== false) this.out.push([name, n]);
+  }
+  /** A step of reconciler `k`; `f` answers what it does next. */
+  go(k: number, name: string, f: (n: State) => Pc): void {
+    this.step(`w${k}: ${name}`, (n) => {
+      n.workers[k] = f(n);
+    });
+  }
+  matches = (n: State, ref: string) => !this.rules.ref || holdOf(n, ref).ref === ref;
+  /** No unit is left, or another payment of the reservation is live. */
+  noRoom = (n: State, ref: string) => n.claimed >= GRANTED || (this.rules.one && othersLive(n, ref));
+}
+
+const holdOf = (n: State, ref: string) => n.holds[reservationOf(ref)] as State["holds"][0];
+const othersLive = (n: State, ref: string) =>
+  Object.entries(n.pay).some(
+    ([r, p]) => r !== ref && reservationOf(r) === reservationOf(ref) && (p === "Q" || p === "C"),
+  );
+
+/** The gateway breaks its word, once. */
+function lateCapture(m: Moves): void {
+  const { s } = m;
   if (s.late > 0 && s.pay["0a"] === "D" && !s.gateway["0a"])
-    step("the gateway captures 0a after all", (n) => {
+    m.step("the gateway captures 0a after all", (n) => {
       n.late--;
       n.gateway["0a"] = "cap";
-      return undefined;
     });
-  // Shoppers.
+}
+
+function shoppers(m: Moves): void {
+  const { s, rules } = m;
   const [zero, one] = s.holds as [State["holds"][0], State["holds"][0]];
   if (zero.s === "H" && zero.ref === "0a")
-    step("shopper 0 pays again: 0b", (n) => {
+    m.step("shopper 0 pays again: 0b", (n) => {
       if (rules.one && s.pay["0a"] !== "D") return false; // its row would be refused
-      Object.assign(hold(n, "0a"), { s: "P", ref: "0b" });
+      Object.assign(holdOf(n, "0a"), { s: "P", ref: "0b" });
       n.pay["0b"] = "Q";
-      return undefined;
+      return true;
     });
   if (one.s === "-" && s.free > 0)
-    step("shopper 1 reserves and pays: 1a", (n) => {
+    m.step("shopper 1 reserves and pays: 1a", (n) => {
       n.free--;
       n.holds[1] = { s: "P", ref: "1a", grace: false };
       n.pay["1a"] = "Q";
-      return undefined;
     });
   for (const ref of ["0b", "1a"])
     if (s.pay[ref] === "Q")
-      step(`claim and charge ${ref}`, (n) => {
-        if (n.claimed >= GRANTED || (rules.one && othersLive(n, ref))) n.pay[ref] = "D";
+      m.step(`claim and charge ${ref}`, (n) => {
+        if (m.noRoom(n, ref)) n.pay[ref] = "D";
         else {
           n.claimed++;
           n.pay[ref] = "C";
           n.gateway[ref] = "cap";
         }
-        return undefined;
       });
-  // Clocks. Grace is minutes and recovery seconds: it ends only when there is nothing left to recover.
+}
+
+/** Grace is minutes and recovery seconds: it ends only when there is nothing left to recover. */
+function clocks(m: Moves): void {
+  const { s, rules } = m;
+  const isWatched = (r: string) => rules.watch && rules.repin && holdOf(s, r).ref === r && holdOf(s, r).s === "H";
   const open =
     s.workers.some((w) => w !== null) ||
     Object.entries(s.pay).some(
-      ([r, p]) =>
-        (p === "C" &&
-          (!s.orders.includes(r) || (rules.watch && rules.repin && hold(s, r).ref === r && hold(s, r).s === "H"))) ||
-        (p === "D" && s.gateway[r] === "cap"),
+      ([r, p]) => (p === "C" && (!s.orders.includes(r) || isWatched(r))) || (p === "D" && s.gateway[r] === "cap"),
     );
-  s.holds.forEach((h, i) => {
+  for (const [i, h] of s.holds.entries())
     if (h.s === "H" && (!h.grace || !open))
-      step(`r${i} expires`, (n) => {
+      m.step(`r${i} expires`, (n) => {
         Object.assign(n.holds[i] as object, { s: "X" });
         n.free++;
-        return undefined;
       });
-  });
-  // Reconcilers: two that do not know of each other, either may crash between any two steps.
-  for (const [k, w] of s.workers.entries()) {
-    const go = (name: string, f: (n: State) => Pc) =>
-      step(`w${k}: ${name}`, (n) => {
-        n.workers[k] = f(n);
-        return undefined;
-      });
-    if (w && s.crashes > 0)
-      step(`w${k} crashes before ${w.at} ${w.ref}`, (n) => {
-        n.crashes--;
-        n.workers[k] = null;
-        return undefined;
-      });
-    if (!w) {
-      for (const h of s.holds) {
-        if (h.s === "P" && s.pay[h.ref] === "C" && s.orders.includes(h.ref))
-          go(`finds ${h.ref} captured, its hold paying`, () => ({ at: "confirm", ref: h.ref }));
-        if (rules.watch && h.s === "H" && h.ref === "0a" && s.pay["0a"] === "C")
-          go("finds 0a honoured, its hold held", () => ({ at: "confirm", ref: "0a" }));
-      }
-      for (const h of s.holds)
-        if (h.s === "P" && s.pay[h.ref] === "D")
-          go(`finds ${h.ref} declined, its hold paying`, () => ({ at: "decline", ref: h.ref }));
-      for (const [ref, p] of Object.entries(s.pay)) {
-        if (p === "D" && s.gateway[ref] === "cap")
-          go(`finds ${ref} captured late`, () => ({ at: rules.pin ? "pin" : "claim", ref }));
-        if (p === "C" && !s.orders.includes(ref))
-          go(`records the order of ${ref}`, (n) => {
-            n.orders.push(ref);
-            return { at: "confirm", ref };
-          });
-        if (p === "r" && s.gateway[ref] === "cap")
-          go(`refunds ${ref}`, (n) => {
-            n.gateway[ref] = "rfd";
-            n.pay[ref] = "Z";
-            return null;
-          });
-      }
-      continue;
-    }
-    const h = hold(s, w.ref);
-    switch (w.at) {
-      case "decline":
-        go(`declines the hold of ${w.ref}`, (n) => {
-          if (h.s === "P" && matches(n, w.ref)) Object.assign(hold(n, w.ref), { s: "H", grace: true });
-          return null;
-        });
-        break;
-      case "pin":
-        go(`pins ${w.ref} again`, (n) => {
-          if (h.ref !== w.ref || (h.s !== "H" && h.s !== "P")) return { at: "refund", ref: w.ref };
-          Object.assign(hold(n, w.ref), { s: "P" });
-          return { at: "claim", ref: w.ref };
-        });
-        break;
-      case "claim":
-        go(`claims ${w.ref} again`, (n) => {
-          if (n.pay[w.ref] !== "D") return null;
-          if (n.claimed >= GRANTED || (rules.one && othersLive(n, w.ref))) return { at: "refund", ref: w.ref };
-          n.claimed++;
-          n.pay[w.ref] = "C";
-          return { at: "confirm", ref: w.ref };
-        });
-        break;
-      case "refund":
-        go(`will refund ${w.ref}`, (n) => {
-          if (n.pay[w.ref] === "D") n.pay[w.ref] = "r";
-          return null;
-        });
-        break;
-      case "confirm":
-      case "repin":
-        go(`confirms ${w.ref}`, (n) => {
-          if (h.s === "P" && matches(n, w.ref)) Object.assign(hold(n, w.ref), { s: "C" });
-          else if (rules.repin && w.at === "confirm" && h.s === "H" && h.ref === w.ref) {
-            Object.assign(hold(n, w.ref), { s: "P" });
-            return { at: "repin", ref: w.ref };
-          }
-          return null;
-        });
-        break;
-    }
-  }
-  return out;
 }
+
+/** What a reconciler that has nothing to do comes upon. */
+function findWork(m: Moves, k: number): void {
+  const { s, rules } = m;
+  for (const h of s.holds) {
+    if (h.s === "P" && s.pay[h.ref] === "C" && s.orders.includes(h.ref))
+      m.go(k, `finds ${h.ref} captured, its hold paying`, () => ({ at: "confirm", ref: h.ref }));
+    if (rules.watch && h.s === "H" && h.ref === "0a" && s.pay["0a"] === "C")
+      m.go(k, "finds 0a honoured, its hold held", () => ({ at: "confirm", ref: "0a" }));
+  }
+  for (const h of s.holds)
+    if (h.s === "P" && s.pay[h.ref] === "D")
+      m.go(k, `finds ${h.ref} declined, its hold paying`, () => ({ at: "decline", ref: h.ref }));
+  for (const [ref, p] of Object.entries(s.pay)) {
+    if (p === "D" && s.gateway[ref] === "cap")
+      m.go(k, `finds ${ref} captured late`, () => ({ at: rules.pin ? "pin" : "claim", ref }));
+    if (p === "C" && !s.orders.includes(ref))
+      m.go(k, `records the order of ${ref}`, (n) => {
+        n.orders.push(ref);
+        return { at: "confirm", ref };
+      });
+    if (p === "r" && s.gateway[ref] === "cap")
+      m.go(k, `refunds ${ref}`, (n) => {
+        n.gateway[ref] = "rfd";
+        n.pay[ref] = "Z";
+        return null;
+      });
+  }
+}
+
+type Work = (m: Moves, k: number, ref: string) => void;
+const confirm =
+  (at: "confirm" | "repin"): Work =>
+  (m, k, ref) =>
+    m.go(k, `confirms ${ref}`, (n) => {
+      const h = holdOf(m.s, ref);
+      if (h.s === "P" && m.matches(n, ref)) Object.assign(holdOf(n, ref), { s: "C" });
+      else if (m.rules.repin && at === "confirm" && h.s === "H" && h.ref === ref) {
+        Object.assign(holdOf(n, ref), { s: "P" });
+        return { at: "repin", ref };
+      }
+      return null;
+    });
+/** What a reconciler does at each rung. */
+const WORK: Record<NonNullable<Pc>["at"], Work> = {
+  decline: (m, k, ref) =>
+    m.go(k, `declines the hold of ${ref}`, (n) => {
+      if (holdOf(m.s, ref).s === "P" && m.matches(n, ref)) Object.assign(holdOf(n, ref), { s: "H", grace: true });
+      return null;
+    }),
+  pin: (m, k, ref) =>
+    m.go(k, `pins ${ref} again`, (n) => {
+      const h = holdOf(m.s, ref);
+      if (h.ref !== ref || (h.s !== "H" && h.s !== "P")) return { at: "refund", ref };
+      Object.assign(holdOf(n, ref), { s: "P" });
+      return { at: "claim", ref };
+    }),
+  claim: (m, k, ref) =>
+    m.go(k, `claims ${ref} again`, (n) => {
+      if (n.pay[ref] !== "D") return null;
+      if (m.noRoom(n, ref)) return { at: "refund", ref };
+      n.claimed++;
+      n.pay[ref] = "C";
+      return { at: "confirm", ref };
+    }),
+  refund: (m, k, ref) =>
+    m.go(k, `will refund ${ref}`, (n) => {
+      if (n.pay[ref] === "D") n.pay[ref] = "r";
+      return null;
+    }),
+  confirm: confirm("confirm"),
+  repin: confirm("repin"),
+};
 
 function faults(s: State, quiet: boolean): string[] {
   const out: string[] = [];

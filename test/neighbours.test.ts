@@ -5,32 +5,13 @@
 import { connect } from "node:net";
 import { eq } from "drizzle-orm";
 import { nanoid } from "nanoid";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { items } from "../src/stores/schema.ts";
-import {
-  ADMIN_TOKEN,
-  CONTACT,
-  call,
-  inParallel,
-  makeWorld,
-  operator,
-  type Running,
-  saleBodyOf,
-  shopper,
-  type World,
-} from "./support.ts";
+import { ADMIN_TOKEN, bags, CONTACT, call, inParallel, saleBodyOf, shopper } from "./support.ts";
+import { api, op, useWorld } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const saleWith = async (stock: number) => (await op.create({ items: bags(stock) })).body.id;
 /** What Postgres takes neither as text nor as JSON, and what no text of one line may have. */
 const UNFIT = ["\u0000", "\ud800", "\udc00\ud800", "\u0007", "\u001b[31m", "\u007f", "\u0085", "\u2028"];

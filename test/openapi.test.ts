@@ -220,9 +220,10 @@ describe("real answers have the shapes of the document", () => {
     await until("the order", async () => (await s.read(id)).body.recorded);
     await ask("get", `/v1/admin/orders?saleId=${sale.id}`, operator);
     await ask("get", `/v1/admin/orders?saleId=${sale.id}&format=csv`, operator);
-    const { reference } = (await ask("get", `/v1/admin/orders?saleId=${sale.id}`, operator)).body.orders[0].payment as {
-      reference: string;
-    };
+    const [order] = (await ask("get", `/v1/admin/orders?saleId=${sale.id}`, operator)).body.orders as Array<{
+      payment: { reference: string };
+    }>;
+    const reference = order?.payment.reference ?? "";
     const decide = () =>
       ask("post", `/v1/admin/payments/${reference}/settle`, operator, { action: "accept", reason: "test" });
     expect((await decide()).body.code).toBe("NOT_SETTLEABLE");

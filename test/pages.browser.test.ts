@@ -4,6 +4,7 @@
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
+import { randomOf } from "../src/local/random.ts";
 import {
   api,
   buyButton,
@@ -29,7 +30,7 @@ const IMAGES = process.env.SCREENSHOTS ? fileURLToPath(new URL("../docs/images/"
 async function smallRush(saleId: string): Promise<void> {
   await op.topUp(saleId, 40, "rush");
   const shop = async (n: number) => {
-    await pause(Math.random() * 6_000);
+    await pause(randomOf(0, `rush-${n}`)() * 6_000);
     const s = shopper(api.url, `rush-${n}`);
     const { status, body } = await s.reserve(saleId, "k");
     if (status === 201 && n % 6 > 0)

@@ -2,7 +2,7 @@
  * Beneath the door: a poisoned row in every path where requests go together. Whoever stood beside it notices nothing.
  */
 import { eq } from "drizzle-orm";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ArgumentRefused, NotStorable } from "../src/domain/errors.ts";
 import { makeReference } from "../src/domain/ids.ts";
 import type { Sale } from "../src/domain/sale.ts";
@@ -18,21 +18,13 @@ import { reserveStage } from "../src/stages/reserve.ts";
 import { apart, coalesce } from "../src/stores/coalesce.ts";
 import { gateKeys, saleKeys } from "../src/stores/keys.ts";
 import { deadLetters, orders, outbox, payments, reservations } from "../src/stores/schema.ts";
-import { CONTACT, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { bags, CONTACT, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
 /** A world whose loops do not run: each step is taken by hand. A grace longer than any hold, so that it would show. */
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start({ ROLE: "api", RETRY_GRACE_MS: "600000" });
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld({ ROLE: "api", RETRY_GRACE_MS: "600000" });
 
 const ctx = () => api.service.ctx;
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const LINES = [{ sku: "bag", quantity: 1, unitPrice: 1000, name: "Bag" }];
 const NAMES = ["a", "b", "c", "POISON", "d", "e", "f", "g"];
 const HONEST = NAMES.filter((n) => n !== "POISON");

@@ -1,19 +1,11 @@
 /** Everyone at once: what must hold when shoppers, clocks, operators and broken links meet in the same instant. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Link, startProxy } from "./proxy.ts";
-import { inParallel, makeWorld, operator, pause, type Running, shopper, until, type World } from "./support.ts";
+import { bags, inParallel, makeWorld, operator, pause, type Running, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const times = <T>(n: number, f: (i: number) => Promise<T>) =>
   inParallel(
     n,

@@ -1,6 +1,6 @@
 /** What crashes, a wiped or restarted Redis and frozen workers leave behind, and how it heals by itself. */
 import { eq } from "drizzle-orm";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import type { Context } from "../src/context.ts";
 import { createSale } from "../src/http/sale-changes.ts";
 import { startRedis } from "../src/local/redis.ts";
@@ -11,29 +11,11 @@ import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { tokenDigest } from "../src/stages/pay.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { epochs, items, orders, reservations } from "../src/stores/schema.ts";
-import {
-  inParallel,
-  makeWorld,
-  operator,
-  pause,
-  type Running,
-  saleBodyOf,
-  shopper,
-  until,
-  type World,
-} from "./support.ts";
+import { bags, inParallel, makeWorld, operator, pause, saleBodyOf, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const ctx = () => api.service.ctx;
 const signal = () => {
   let give = () => {};

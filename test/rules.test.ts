@@ -1,7 +1,7 @@
 /** Rules of the protocol that no other test takes hold of: each fails when its rule is taken out of the code. */
 import { eq } from "drizzle-orm";
 import postgres from "postgres";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { makeReference } from "../src/domain/ids.ts";
 import type { Gateway } from "../src/gateways/port.ts";
 import { settlePayment } from "../src/payments/outcomes.ts";
@@ -23,21 +23,13 @@ import { mirrorHolds, persistStage, recordOrders } from "../src/stages/persist.t
 import { settleHolds } from "../src/stages/settle-holds.ts";
 import { saleKeys } from "../src/stores/keys.ts";
 import { deadLetters, items, payments, reservations, stockMoves } from "../src/stores/schema.ts";
-import { CONTACT, call, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { bags, CONTACT, call, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
 /** A world whose loops do not run: each step is taken by hand. */
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start({ ROLE: "api" });
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld({ ROLE: "api" });
 
 const ctx = () => api.service.ctx;
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 const sandbox = () => ctx().gateways.get("sandbox") as Gateway;
 
 async function saleWith(stock: number) {

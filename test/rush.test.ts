@@ -1,20 +1,12 @@
 /** The opening second: refusals from memory, load shed by priority, and never at the cost of those who hold a bag. */
 import { request } from "node:http";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { startProxy } from "./proxy.ts";
-import { call, inParallel, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { bags, call, inParallel, operator, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
-const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
 /** Calls of scripts that Redis has had so far. */
 async function scriptCalls(): Promise<number> {
   const stats = await (api.service.ctx.redis.client as { info(section: string): Promise<string> }).info("commandstats");

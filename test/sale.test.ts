@@ -1,17 +1,10 @@
 /** Whole sales over HTTP, on real parts: what shoppers and operators see from the press of the button to the mail. */
 import { Redis } from "ioredis";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { inParallel, makeWorld, operator, type Running, shopper, until, type World } from "./support.ts";
+import { describe, expect, it } from "vitest";
+import { inParallel, shopper, until } from "./support.ts";
+import { api, op, useWorld, world } from "./world.ts";
 
-let world: World;
-let api: Running;
-let op: ReturnType<typeof operator>;
-beforeAll(async () => {
-  world = await makeWorld();
-  api = await world.start();
-  op = operator(api.url);
-});
-afterAll(() => world.close());
+useWorld();
 
 const newSale = async (sale: Parameters<typeof op.create>[0] = {}) => (await op.create(sale)).body.id;
 const held = async (saleId: string, customer: string, key = "k") => {

@@ -1,36 +1,16 @@
 /** Each script on a real Redis: every outcome of its header, and the header against the code. */
 
 import { readFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { pino } from "pino";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
 import { StaleEpoch } from "../src/domain/errors.ts";
 import { parseHold } from "../src/domain/hold.ts";
-import { startRedis } from "../src/local/redis.ts";
 import { gateKeys, saleKeys } from "../src/stores/keys.ts";
 import { scriptNames, scriptText } from "../src/stores/lua.ts";
-import { connectRedis, type Redis } from "../src/stores/redis.ts";
-import { type InstallImage, makeScripts, type Scripts, type Stamp } from "../src/stores/scripts.ts";
+import type { InstallImage, Stamp } from "../src/stores/scripts.ts";
+import { redis, scripts, useScripts } from "./lone-redis.ts";
 import { pause, until } from "./support.ts";
 
-let folder: string;
-let server: Awaited<ReturnType<typeof startRedis>>;
-let redis: Redis;
-let scripts: Scripts;
-beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "fukubukuro-scripts-"));
-  server = await startRedis(folder);
-  redis = connectRedis([server.url], pino({ level: "silent" }));
-  await redis.ready(5000);
-  scripts = makeScripts(redis);
-});
-afterAll(async () => {
-  await redis.close();
-  await server.stop();
-  await rm(folder, { recursive: true, force: true });
-});
+useScripts();
 
 const SALE = "s";
 const keys = saleKeys(SALE);

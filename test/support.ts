@@ -253,6 +253,9 @@ export function operator(url: string, token = ADMIN_TOKEN) {
   };
 }
 
+/** The items of a sale of one kind of bag. */
+export const bags = (stock: number) => [{ sku: "bag", name: "Bag", unitPrice: 1000, stock }];
+
 let sales = 0;
 /** A sale that is open now, with one item `bag` of 10 units, unless told otherwise. */
 export function saleBodyOf(sale: Partial<SaleBody> = {}): SaleBody {

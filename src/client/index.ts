@@ -48,8 +48,7 @@ export interface Reservation {
     | {
         id: string;
         /**
-         * queued, sending, action_required, unknown; declined while held. `unknown` does not mean failed: the gateway
-         * is being asked.
+         * queued, sending, action_required, unknown; declined while held. Unknown is not failed: it is being looked up.
          */
         status: string;
         /** Place in the line, from 1, while queued. */
@@ -115,8 +114,8 @@ export interface ClientOptions {
 }
 
 /**
- * A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when no answer came in time: then what
- * happened is not known.
+ * A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when none came in time: then it is not known
+ * what happened.
  */
 export class FukubukuroError extends Error {
   readonly status: number;
@@ -159,7 +158,7 @@ const TIMEOUT_MS = 12_000;
 const PAUSE_MS = 250;
 const PAUSE_MS_MAX = 5_000;
 const WAIT_S = 10;
-/** A stream has a sign of life every 15 s. After this many time limits without one it is taken for dead. */
+/** A stream has a sign of life every 15 s; so many time limits without one, and it is dead though nobody said so. */
 const SILENT_TIMEOUTS = 3;
 const CLOCK_SAMPLES_MAX = 20;
 const FINAL = new Set(["released", "expired"]);
@@ -170,28 +169,125 @@ export const isFinal = (r: Reservation): boolean =>
 
 export type Client = ReturnType<typeof makeClient>;
 
-export function makeClient(options: ClientOptions = {}) {
-  const baseUrl = (options.baseUrl ?? "").replace(/\/$/, "");
-  const giveUpMs = options.giveUpMs ?? GIVE_UP_MS;
-  const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
-  const send = options.fetch ?? ((input: string, init?: RequestInit) => fetch(input, init));
-  const clock = makeClock();
+interface Following {
+  signal?: AbortSignal;
+}
+interface WatchOptions extends Following {
+  everyMs?: number;
+  onTrouble?: (error: FukubukuroError) => void;
+}
 
-  async function headersOf(call: Call): Promise<Record<string, string>> {
-    const token = typeof options.token === "function" ? await options.token() : options.token;
+export function makeClient(options: ClientOptions = {}) {
+  const wire = new Wire(options);
+  return {
+    /**
+     * The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its
+     * own.
+     */
+    clock: { now: wire.clock.now },
+
+    /** The sale with live availability, at most 250 ms old (a second behind a cache). */
+    async sale(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Sale> {
+      return (await wire.json<Sale>(salePath(saleId), o)).body;
+    },
+
+    /**
+     * The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to
+     * `onTrouble`.
+     */
+    watch: (saleId: string, o?: WatchOptions): AsyncGenerator<Sale> => watch(wire, saleId, o),
+
+    /**
+     * All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation,
+     * however often it is sent.
+     */
+    async reserve(
+      saleId: string,
+      request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal },
+    ): Promise<Reservation & { replayed: boolean }> {
+      const { idempotencyKey, lines, signal } = request;
+      const { body, response } = await wire.json<Reservation>(`${salePath(saleId)}/reservations`, {
+        method: "POST",
+        body: { lines },
+        headers: { "idempotency-key": idempotencyKey },
+        signal,
+      });
+      return { ...body, replayed: response.headers.get("idempotent-replay") === "true" };
+    },
+
+    /** The shopper's own reservations in a sale, newest first: the way back after a closed tab. */
+    async reservations(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Reservation[]> {
+      return (await wire.json<{ reservations: Reservation[] }>(`${salePath(saleId)}/reservations`, o)).body
+        .reservations;
+    },
+
+    async reservation(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
+      return (await wire.json<Reservation>(reservationPath(id), o)).body;
+    },
+
+    /**
+     * The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST
+     * when a Redis failure took it.
+     */
+    events: (id: string, o?: Following): AsyncGenerator<Reservation> => events(wire, id, o),
+
+    /** Gives a hold back; again is the same. */
+    async release(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
+      return (await wire.json<Reservation>(reservationPath(id), { ...o, method: "DELETE" })).body;
+    },
+
+    confirm: (id: string, request: ConfirmRequest, o?: Following & { waitS?: number }): Promise<Reservation> =>
+      confirm(wire, id, request, o),
+
+    /**
+     * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is
+     * `action_required`), or is `held` again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the
+     * payment that is there. `onChange` hears of each state on the way, with the place in the line.
+     */
+    confirmAndWait: (id: string, request: ConfirmRequest, o?: Following & { onChange?: (r: Reservation) => void }) =>
+      confirmAndWait(wire, id, request, o),
+
+    /** The recorded order; waits while it is being written. */
+    async order(orderId: string, o: { signal?: AbortSignal } = {}): Promise<Order> {
+      const again = (e: FukubukuroError) => e.status === 404 && e.retryAfterMs !== undefined;
+      return (await wire.json<Order>(`/v1/orders/${encodeURIComponent(orderId)}`, { ...o, again })).body;
+    },
+  };
+}
+
+/** How a call goes out and is tried again, for the functions below. */
+class Wire {
+  private readonly baseUrl: string;
+  private readonly giveUpMs: number;
+  private readonly send: (input: string, init?: RequestInit) => Promise<Response>;
+  readonly timeoutMs: number;
+  readonly clock = makeClock();
+
+  constructor(private readonly options: ClientOptions) {
+    this.baseUrl = (options.baseUrl ?? "").replace(/\/$/, "");
+    this.giveUpMs = options.giveUpMs ?? GIVE_UP_MS;
+    this.timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+    const { fetch: given } = options;
+    // A browser's own fetch is called as a function, not as a method of something else, or it refuses.
+    this.send = (input, init) => (given ?? fetch)(input, init);
+  }
+
+  private async headersOf(call: Call): Promise<Record<string, string>> {
+    const { token: given, language } = this.options;
+    const token = typeof given === "function" ? await given() : given;
     return {
       accept: "application/json",
-      ...(options.language && { "accept-language": options.language }),
+      ...(language && { "accept-language": language }),
       ...(token && { authorization: `Bearer ${token}` }),
       ...(call.body !== undefined && { "content-type": "application/json" }),
       ...call.headers,
     };
   }
 
-  async function once(path: string, call: Call, signal: AbortSignal): Promise<Response> {
-    const response = await send(baseUrl + path, {
+  private async once(path: string, call: Call, signal: AbortSignal): Promise<Response> {
+    const response = await this.send(this.baseUrl + path, {
       method: call.method ?? "GET",
-      headers: await headersOf(call),
+      headers: await this.headersOf(call),
       ...(call.body !== undefined && { body: JSON.stringify(call.body) }),
       // Asks whether there is something newer, and is answered without a body where there is not.
       cache: "no-cache",
@@ -201,18 +297,18 @@ export function makeClient(options: ClientOptions = {}) {
     return response;
   }
 
-  async function json<T>(path: string, call: Call = {}): Promise<{ body: T; response: Response }> {
-    const endMs = performance.now() + (call.giveUpMs ?? giveUpMs);
+  async json<T>(path: string, call: Call = {}): Promise<{ body: T; response: Response }> {
+    const endMs = performance.now() + (call.giveUpMs ?? this.giveUpMs);
     for (let tries = 1; ; tries++) {
       const stop = new AbortController();
       const leave = stopWith(stop, call.signal);
       const late = () => stop.abort(new DOMException("no answer in time", "TimeoutError"));
-      const timer = setTimeout(late, timeoutMs + (call.waitMs ?? 0));
+      const timer = setTimeout(late, this.timeoutMs + (call.waitMs ?? 0));
       try {
-        const response = await once(path, call, stop.signal);
+        const response = await this.once(path, call, stop.signal);
         const body = (await response.json()) as T;
         const { serverTime } = body as { serverTime?: string };
-        if (serverTime !== undefined) clock.heard(serverTime);
+        if (serverTime !== undefined) this.clock.heard(serverTime);
         return { body, response };
       } catch (thrown) {
         call.signal?.throwIfAborted();
@@ -230,178 +326,114 @@ export function makeClient(options: ClientOptions = {}) {
     }
   }
 
-  const reservationPath = (id: string) => `/v1/reservations/${encodeURIComponent(id)}`;
-  const salePath = (id: string) => `/v1/sales/${encodeURIComponent(id)}`;
-
-  /**
-   * The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST
-   * when a Redis failure took it.
-   */
-  async function* events(id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
-    for (let tries = 1; !o.signal?.aborted; tries++) {
-      const silent = new AbortController();
-      const leave = stopWith(silent, o.signal);
-      const giveUp = () => silent.abort(new Error("the stream fell silent"));
-      let timer = setTimeout(giveUp, timeoutMs);
-      const alive = () => {
-        clearTimeout(timer);
-        timer = setTimeout(giveUp, timeoutMs * SILENT_TIMEOUTS);
-      };
-      try {
-        const response = await send(`${baseUrl + reservationPath(id)}/events`, {
-          headers: { ...(await headersOf({})), accept: "text/event-stream" },
-          signal: silent.signal,
-        });
-        if (!response.ok || !response.body) throw await refusalOf(response);
-        for await (const data of dataOf(response.body, alive)) {
-          const reservation = JSON.parse(data) as Reservation;
-          clock.heard(reservation.serverTime);
-          tries = 0;
-          yield reservation;
-          if (isFinal(reservation)) return;
-        }
-      } catch (error) {
-        if (o.signal?.aborted) return;
-        if (error instanceof FukubukuroError && !isPassing(error)) throw error;
-      } finally {
-        clearTimeout(timer);
-        leave();
-      }
-      await pause(pauseOf(null, tries + 1), o.signal).catch(() => {});
-    }
+  /** A stream of server-sent events, as it begins. */
+  async stream(path: string, signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
+    const response = await this.send(this.baseUrl + path, {
+      headers: { ...(await this.headersOf({})), accept: "text/event-stream" },
+      signal,
+    });
+    if (!response.ok || !response.body) throw await refusalOf(response);
+    return response.body;
   }
+}
 
-  /**
-   * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is
-   * `action_required`), or is `held` again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the
-   * payment that is there. `onChange` hears of each state on the way, with the place in the line.
-   */
-  async function confirmAndWait(
-    id: string,
-    request: ConfirmRequest,
-    o: { signal?: AbortSignal; onChange?: (r: Reservation) => void } = {},
-  ): Promise<Reservation> {
-    const first = await confirm(id, request, { ...o, waitS: 0 });
-    o.onChange?.(first);
-    if (first.status === "confirmed" || first.payment?.status === "action_required") return first;
-    const stop = new AbortController();
-    const leave = stopWith(stop, o.signal);
+const reservationPath = (id: string) => `/v1/reservations/${encodeURIComponent(id)}`;
+const salePath = (id: string) => `/v1/sales/${encodeURIComponent(id)}`;
+
+async function* watch(wire: Wire, saleId: string, o: WatchOptions = {}): AsyncGenerator<Sale> {
+  const everyMs = o.everyMs ?? 1_000;
+  while (!o.signal?.aborted) {
+    let waitMs = everyMs * (0.8 + Math.random() * 0.2);
     try {
-      for await (const r of events(id, { signal: stop.signal })) {
-        o.onChange?.(r);
-        if (r.payment?.status === "declined") throw declinedOf(r);
-        if (r.status !== "paying" || r.payment?.status === "action_required") return r;
+      yield (await wire.json<Sale>(salePath(saleId), { signal: o.signal, giveUpMs: 0 })).body;
+    } catch (error) {
+      if (o.signal?.aborted) return;
+      if (!(error instanceof FukubukuroError) || error.code === "NOT_FOUND") throw error;
+      o.onTrouble?.(error);
+      waitMs = Math.max(waitMs, error.retryAfterMs ?? 0);
+    }
+    await pause(waitMs, o.signal).catch(() => {});
+  }
+}
+
+async function* events(wire: Wire, id: string, o: { signal?: AbortSignal } = {}): AsyncGenerator<Reservation> {
+  for (let tries = 1; !o.signal?.aborted; tries++) {
+    const silent = new AbortController();
+    const leave = stopWith(silent, o.signal);
+    const giveUp = () => silent.abort(new Error("the stream fell silent"));
+    let timer = setTimeout(giveUp, wire.timeoutMs);
+    const alive = () => {
+      clearTimeout(timer);
+      timer = setTimeout(giveUp, wire.timeoutMs * SILENT_TIMEOUTS);
+    };
+    try {
+      const body = await wire.stream(`${reservationPath(id)}/events`, silent.signal);
+      for await (const data of dataOf(body, alive)) {
+        const reservation = JSON.parse(data) as Reservation;
+        wire.clock.heard(reservation.serverTime);
+        tries = 0;
+        yield reservation;
+        if (isFinal(reservation)) return;
       }
+    } catch (error) {
+      if (o.signal?.aborted) return;
+      if (error instanceof FukubukuroError && !isPassing(error)) throw error;
     } finally {
-      stop.abort();
+      clearTimeout(timer);
       leave();
     }
-    o.signal?.throwIfAborted();
-    return confirm(id, request, o);
+    await pause(pauseOf(null, tries + 1), o.signal).catch(() => {});
   }
+}
 
-  async function confirm(
-    id: string,
-    request: ConfirmRequest,
-    o: { signal?: AbortSignal; waitS?: number } = {},
-  ): Promise<Reservation> {
-    const waitS = o.waitS ?? WAIT_S;
-    const headers: Record<string, string> = waitS > 0 ? { prefer: `wait=${waitS}` } : {};
-    return (
-      await json<Reservation>(`${reservationPath(id)}/pay`, {
-        method: "POST",
-        body: request,
-        headers,
-        waitMs: waitS * 1000,
-        signal: o.signal,
-      })
-    ).body;
+async function confirmAndWait(
+  wire: Wire,
+  id: string,
+  request: ConfirmRequest,
+  o: { signal?: AbortSignal; onChange?: (r: Reservation) => void } = {},
+): Promise<Reservation> {
+  const first = await confirm(wire, id, request, { ...o, waitS: 0 });
+  o.onChange?.(first);
+  if (first.status === "confirmed" || first.payment?.status === "action_required") return first;
+  const stop = new AbortController();
+  const leave = stopWith(stop, o.signal);
+  try {
+    for await (const r of events(wire, id, { signal: stop.signal })) {
+      o.onChange?.(r);
+      if (r.payment?.status === "declined") throw declinedOf(r);
+      if (r.status !== "paying" || r.payment?.status === "action_required") return r;
+    }
+  } finally {
+    stop.abort();
+    leave();
   }
+  o.signal?.throwIfAborted();
+  return confirm(wire, id, request, o);
+}
 
-  return {
-    /**
-     * The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its
-     * own.
-     */
-    clock: { now: clock.now },
-
-    /** The sale with live availability, at most 250 ms old (a second behind a cache). */
-    async sale(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Sale> {
-      return (await json<Sale>(salePath(saleId), o)).body;
-    },
-
-    /**
-     * The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to
-     * `onTrouble`.
-     */
-    async *watch(
-      saleId: string,
-      o: { everyMs?: number; signal?: AbortSignal; onTrouble?: (error: FukubukuroError) => void } = {},
-    ): AsyncGenerator<Sale> {
-      const everyMs = o.everyMs ?? 1_000;
-      while (!o.signal?.aborted) {
-        let waitMs = everyMs * (0.8 + Math.random() * 0.2);
-        try {
-          yield (await json<Sale>(salePath(saleId), { signal: o.signal, giveUpMs: 0 })).body;
-        } catch (error) {
-          if (o.signal?.aborted) return;
-          if (!(error instanceof FukubukuroError) || error.code === "NOT_FOUND") throw error;
-          o.onTrouble?.(error);
-          waitMs = Math.max(waitMs, error.retryAfterMs ?? 0);
-        }
-        await pause(waitMs, o.signal).catch(() => {});
-      }
-    },
-
-    /**
-     * All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation,
-     * however often it is sent.
-     */
-    async reserve(
-      saleId: string,
-      request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal },
-    ): Promise<Reservation & { replayed: boolean }> {
-      const { idempotencyKey, lines, signal } = request;
-      const { body, response } = await json<Reservation>(`${salePath(saleId)}/reservations`, {
-        method: "POST",
-        body: { lines },
-        headers: { "idempotency-key": idempotencyKey },
-        signal,
-      });
-      return { ...body, replayed: response.headers.get("idempotent-replay") === "true" };
-    },
-
-    /** The shopper's own reservations in a sale, newest first: the way back after a closed tab. */
-    async reservations(saleId: string, o: { signal?: AbortSignal } = {}): Promise<Reservation[]> {
-      return (await json<{ reservations: Reservation[] }>(`${salePath(saleId)}/reservations`, o)).body.reservations;
-    },
-
-    async reservation(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
-      return (await json<Reservation>(reservationPath(id), o)).body;
-    },
-
-    events,
-
-    /** Gives a hold back; again is the same. */
-    async release(id: string, o: { signal?: AbortSignal } = {}): Promise<Reservation> {
-      return (await json<Reservation>(reservationPath(id), { ...o, method: "DELETE" })).body;
-    },
-
-    confirm,
-    confirmAndWait,
-
-    /** The recorded order; waits while it is being written. */
-    async order(orderId: string, o: { signal?: AbortSignal } = {}): Promise<Order> {
-      const again = (e: FukubukuroError) => e.status === 404 && e.retryAfterMs !== undefined;
-      return (await json<Order>(`/v1/orders/${encodeURIComponent(orderId)}`, { ...o, again })).body;
-    },
-  };
+async function confirm(
+  wire: Wire,
+  id: string,
+  request: ConfirmRequest,
+  o: { signal?: AbortSignal; waitS?: number } = {},
+): Promise<Reservation> {
+  const waitS = o.waitS ?? WAIT_S;
+  const headers: Record<string, string> = waitS > 0 ? { prefer: `wait=${waitS}` } : {};
+  return (
+    await wire.json<Reservation>(`${reservationPath(id)}/pay`, {
+      method: "POST",
+      body: request,
+      headers,
+      waitMs: waitS * 1000,
+      signal: o.signal,
+    })
+  ).body;
 }
 
 /** Not an answer to what was asked: the same again, later. */
 const isPassing = (e: FukubukuroError) => e.status === 0 || e.status === 429 || e.status >= 500;
 
-/** As long as the service says, otherwise longer each time, with jitter so that clients do not come back together. */
+/** As long as the service says, else longer each time; never all clients at once. */
 function pauseOf(error: FukubukuroError | null, tries: number): number {
   if (error?.retryAfterMs !== undefined) return error.retryAfterMs;
   return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);

@@ -6,23 +6,31 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Redis } from "ioredis";
-import { nanoid } from "nanoid";
 import { signShopperToken } from "../http/auth.ts";
-import { startMailbox } from "../local/mailbox.ts";
-import { startPostgres } from "../local/postgres.ts";
-import { freePort, kill, startGuarded } from "../local/processes.ts";
-import { startRedis } from "../local/redis.ts";
-import { startSandboxProcess } from "../local/stack.ts";
-import { serviceProgram } from "../places.ts";
+import { anySeed, type Random, randomOf } from "../local/random.ts";
 import type { Audit } from "../recover/audit.ts";
+import { emptyRedis, killPostgres, killRedis, killService, pause, type Stack, startStack } from "./rehearsal-stack.ts";
 
 const BAGS = 40;
 const SHOPPERS = 120;
 const HOLD_MS = 8_000;
 const SETTLE_MS_MAX = 120_000;
+const SALE_ID = "rehearsal";
+const CONTACT = { email: "shopper@example.invalid", name: "Rehearsal" };
+/** How shoppers pay, by turns. */
+const PAYMENTS = [
+  { token: "tok_ok" },
+  { gateway: "cod" },
+  { token: "tok_timeout_after_charge" },
+  { token: "tok_ok" },
+  { token: "tok_declined" },
+];
 
-const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+type Say = (line: string) => void;
+type Json = Record<string, unknown>;
+/** Null where there was no answer: then nothing is known, and the same is asked again. */
+type Answer = { status: number; body: Json } | null;
+type Call = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>;
 
 export interface Rehearsal {
   audit: Audit;
@@ -33,235 +41,142 @@ export interface Rehearsal {
   ok: boolean;
 }
 
-export async function rehearse(say: (line: string) => void): Promise<Rehearsal> {
+export async function rehearse(say: Say): Promise<Rehearsal> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-rehearsal-"));
   const stops: Array<() => Promise<unknown>> = [() => rm(folder, { recursive: true, force: true })];
-  const secrets = { admin: nanoid(43), shopper: nanoid(43), redis: nanoid(), postgres: nanoid() };
   try {
-    return await play();
+    say("Starting Redis, Postgres, the sandbox gateway, a mailbox and the service ...");
+    return await play(await startStack(folder, stops, say), say);
   } finally {
     say("Stopping everything ...");
     for (const stop of stops.reverse()) await stop();
   }
+}
 
-  async function play(): Promise<Rehearsal> {
-    say("Starting Redis, Postgres, the sandbox gateway, a mailbox and the service ...");
-    let redis = await startRedis(join(folder, "redis"), say, { password: secrets.redis });
-    stops.push(() => redis.stop());
-    let postgres = await startPostgres(join(folder, "postgres"), { password: secrets.postgres });
-    stops.push(() => postgres.stop());
-    const gateway = await startSandboxProcess({
-      SANDBOX_LEDGER: join(folder, "ledger.jsonl"),
-      SANDBOX_LATENCY_MS: "250",
-      SANDBOX_JITTER_MS: "150",
-    });
-    stops.push(gateway.stop);
-    const mailbox = await startMailbox(join(folder, "mails"));
-    stops.push(mailbox.close);
-    const port = await freePort();
-    const url = `http://127.0.0.1:${port}`;
-    let service = await startService();
-    stops.push(() => service.stop());
+async function play(stack: Stack, say: Say): Promise<Rehearsal> {
+  const operator = callerOf(stack.url, stack.secrets.admin);
+  await openSale(operator);
+  say(`A sale of ${BAGS} bags is open; ${SHOPPERS} shoppers press, four payments at a time go through a slow gateway.`);
+  const told = new Set<string>();
+  const seed = anySeed();
+  const shopping = Promise.all(
+    Array.from({ length: SHOPPERS }, async (_, i) => {
+      const token = signShopperToken(stack.secrets.shopper, `shopper-${i}`, 3_600_000);
+      const orderId = await shop(callerOf(stack.url, token), i, randomOf(seed, `shopper-${i}`));
+      if (orderId) told.add(orderId);
+    }),
+  );
+  await strikeAll(stack, operator, say);
+  say("Waiting until every shopper has an answer and nothing is under way ...");
+  await shopping;
+  return conclude(stack, operator, [...told]);
+}
 
-    async function startService() {
-      const one = startGuarded("service", [...serviceProgram(), "serve"], {
-        signal: "TERM",
-        env: {
-          PORT: String(port),
-          HOST: "127.0.0.1",
-          ROLE: "all",
-          PROCESSES: "1",
-          LOG_LEVEL: "silent",
-          DATA_DIR: folder,
-          ADMIN_TOKEN: secrets.admin,
-          REDIS_URL: redis.url,
-          DATABASE_URL: postgres.url,
-          SANDBOX_GATEWAY_URL: gateway.url,
-          SMTP_URL: mailbox.url,
-          SHOPPER_TOKEN_SECRET: secrets.shopper,
-          GATEWAYS: "sandbox,cod",
-          GATEWAY_TIMEOUT_MS: "1500",
-          GATEWAY_OVERRUN_MS: "500",
-          GATEWAY_LEASE_MS: "2500",
-          RETRY_GRACE_MS: "4000",
-        },
+function callerOf(url: string, token: string): Call {
+  return async (method, path, body, headers = {}) => {
+    try {
+      const r = await fetch(`${url}/v1${path}`, {
+        method,
+        headers: { authorization: `Bearer ${token}`, "content-type": "application/json", ...headers },
+        ...(body !== undefined && { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(15_000),
       });
-      for (;;) {
-        if ((await fetch(`${url}/readyz`).catch(() => null))?.ok) return one;
-        await Promise.race([pause(100), one.endedEarly]);
-      }
+      return { status: r.status, body: (await r.json()) as Json };
+    } catch {
+      return null;
     }
+  };
+}
 
-    type Json = Record<string, unknown>;
-    /** An answer, or null where there was none: then nothing is known, and the same is asked again. */
-    async function call(
-      method: string,
-      path: string,
-      token: string,
-      body?: unknown,
-      headers: Record<string, string> = {},
-    ): Promise<{ status: number; body: Json } | null> {
-      try {
-        const r = await fetch(`${url}/v1${path}`, {
-          method,
-          headers: { authorization: `Bearer ${token}`, "content-type": "application/json", ...headers },
-          ...(body !== undefined && { body: JSON.stringify(body) }),
-          signal: AbortSignal.timeout(15_000),
-        });
-        return { status: r.status, body: (await r.json()) as Json };
-      } catch {
-        return null;
-      }
-    }
-    const admin = (method: string, path: string, body?: unknown) => call(method, `/admin${path}`, secrets.admin, body);
+const openSale = (operator: Call) =>
+  operator("POST", "/admin/sales", {
+    id: SALE_ID,
+    name: "Rehearsal",
+    currency: "JPY",
+    holdMs: HOLD_MS,
+    maxUnitsPerCustomer: 2,
+    gateways: ["sandbox", "cod"],
+    shippingFee: 800,
+    opensAt: new Date(Date.now() - 1000).toISOString(),
+    closesAt: new Date(Date.now() + 3_600_000).toISOString(),
+    items: [{ sku: "bag", name: "Lucky bag", unitPrice: 5_000, stock: BAGS }],
+  });
 
-    const saleId = "rehearsal";
-    await admin("POST", "/sales", {
-      id: saleId,
-      name: "Rehearsal",
-      currency: "JPY",
-      holdMs: HOLD_MS,
-      maxUnitsPerCustomer: 2,
-      gateways: ["sandbox", "cod"],
-      shippingFee: 800,
-      opensAt: new Date(Date.now() - 1000).toISOString(),
-      closesAt: new Date(Date.now() + 3_600_000).toISOString(),
-      items: [{ sku: "bag", name: "Lucky bag", unitPrice: 5_000, stock: BAGS }],
-    });
-    say(
-      `A sale of ${BAGS} bags is open; ${SHOPPERS} shoppers press, four payments at a time go through a slow gateway.`,
-    );
+/** One shopper, who presses until there is an outcome; answers the order that was told. */
+async function shop(call: Call, i: number, random: Random): Promise<string | null> {
+  await pause(random() * 12_000);
+  for (let tries = 0; tries < 60; tries++) {
+    const lines = [{ sku: "bag", quantity: 1 }];
+    const held = await call("POST", `/sales/${SALE_ID}/reservations`, { lines }, { "idempotency-key": "one" });
+    const status = held?.body.status;
+    if (status === "confirmed") return held?.body.orderId as string;
+    if (status === "expired" || held?.body.code === "SOLD_OUT") return null;
+    if (status === "held" || status === "paying") {
+      // Who was declined pays otherwise the next time.
+      const way = i % PAYMENTS.length;
+      const payment = tries > 0 && way === 4 ? PAYMENTS[0] : PAYMENTS[way];
+      const path = `/reservations/${held?.body.id}/pay`;
+      const paid = await call("POST", path, { payment, contact: CONTACT }, { prefer: "wait=5" });
+      if (paid?.body.status === "confirmed") return paid.body.orderId as string;
+    }
+    await pause(300 + random() * 500);
+  }
+  return null;
+}
 
-    const told = new Set<string>();
-    const contact = { email: "shopper@example.invalid", name: "Rehearsal" };
-    const ways: Json[] = [
-      { token: "tok_ok" },
-      { gateway: "cod" },
-      { token: "tok_timeout_after_charge" },
-      { token: "tok_ok" },
-      { token: "tok_declined" },
-    ];
-    async function shop(i: number): Promise<void> {
-      const token = signShopperToken(secrets.shopper, `shopper-${i}`, 3_600_000);
-      await pause(Math.random() * 12_000);
-      for (let tries = 0; tries < 60; tries++) {
-        const held = await call(
-          "POST",
-          `/sales/${saleId}/reservations`,
-          token,
-          { lines: [{ sku: "bag", quantity: 1 }] },
-          { "idempotency-key": "one" },
-        );
-        const status = held?.body.status;
-        if (status === "confirmed") return void told.add(held?.body.orderId as string);
-        if (status === "expired" || held?.body.code === "SOLD_OUT") return;
-        if (status === "held" || status === "paying") {
-          const payment = tries > 0 && i % ways.length === 4 ? ways[0] : ways[i % ways.length];
-          const paid = await call(
-            "POST",
-            `/reservations/${held?.body.id}/pay`,
-            token,
-            { payment, contact },
-            { prefer: "wait=5" },
-          );
-          if (paid?.body.status === "confirmed") return void told.add(paid.body.orderId as string);
-        }
-        await pause(300 + Math.random() * 500);
-      }
-    }
-    const shopping = Promise.all(Array.from({ length: SHOPPERS }, (_, i) => shop(i)));
-    /** Asked until there is an answer: then the sale goes on. */
-    const sold = async (): Promise<number> => {
-      for (const until = Date.now() + SETTLE_MS_MAX; ; await pause(200)) {
-        const r = await admin("GET", `/sales/${saleId}`);
-        if (r?.status === 200) return (r.body.items as Array<{ sold: number }>)[0]?.sold ?? 0;
-        if (Date.now() > until) throw new Error("the service did not come back");
-      }
-    };
-    /** What is done to whom, and how the sale stands after it. */
-    async function strike(what: string, f: () => Promise<unknown>): Promise<void> {
-      await pause(2_500);
-      say(`  x ${what}`);
-      await f();
-      say(`    it goes on; ${await sold()} of ${BAGS} sold`);
-    }
-    const dead = (pid: number | undefined) => pid !== undefined && kill(-pid, "SIGKILL");
-    await strike("kill -9 of the service, in the middle of checkouts; started again", async () => {
-      dead(service.child.pid);
-      service = await startService();
-    });
-    await strike("Redis emptied (FLUSHALL)", async () => {
-      const client = new Redis(redis.url);
-      await client.flushall();
-      client.disconnect();
-    });
-    await strike("kill -9 of Redis; started again over its data", async () => {
-      dead(redis.pid);
-      redis = await startRedis(join(folder, "redis"), say, { password: secrets.redis, port: redis.port });
-    });
-    await strike("kill -9 of Postgres; started again", async () => {
-      dead(postgres.pid);
-      for (let tries = 0; ; tries++) {
-        const started = await startPostgres(join(folder, "postgres"), {
-          password: secrets.postgres,
-          port: Number(new URL(postgres.url).port),
-        }).catch((error) => {
-          if (tries > 30) throw error;
-          return null; // its backends hold the shared memory a little longer
-        });
-        if (started) {
-          postgres = started;
-          return;
-        }
-        await pause(300);
-      }
-    });
-    await strike("kill -9 of the service once more", async () => {
-      dead(service.child.pid);
-      service = await startService();
-    });
-    say("Waiting until every shopper has an answer and nothing is under way ...");
-    await shopping;
-    const audit = await settled();
-    const orders = ((await admin("GET", `/orders?saleId=${saleId}&limit=200`))?.body.orders ?? []) as Array<{
-      id: string;
-    }>;
-    const recorded = new Set(orders.map((o) => o.id));
-    const certificate = join(tmpdir(), `fukubukuro-certificate-${Date.now()}.html`);
-    const page = await fetch(`${url}/v1/admin/sales/${saleId}/audit`, {
-      headers: { authorization: `Bearer ${secrets.admin}`, accept: "text/html" },
-    });
-    await writeFile(certificate, await page.text());
-    const kept = [...told].every((id) => recorded.has(id));
-    return {
-      audit,
-      told: [...told],
-      recorded: recorded.size,
-      certificate,
-      ok: audit.ok && kept && audit.open.paying === 0 && recorded.size > 0,
-    };
-
-    async function settled(): Promise<Audit> {
-      const until = Date.now() + SETTLE_MS_MAX;
-      for (;;) {
-        const a = (await admin("GET", `/sales/${saleId}/audit`))?.body as unknown as Audit | undefined;
-        const rest =
-          a?.open &&
-          a.open.paying +
-            a.open.journalLag +
-            a.open.refunding +
-            a.mails.queued +
-            a.items.reduce((n, i) => n + i.held, 0);
-        if (a?.ok && rest === 0) return a;
-        if (Date.now() > until) {
-          if (a?.open) return a;
-          throw new Error("the books could not be read in two minutes");
-        }
-        await pause(500);
-      }
-    }
+/** What is done to whom, and how the sale stands after each. */
+async function strikeAll(stack: Stack, operator: Call, say: Say): Promise<void> {
+  const strikes: Array<[string, () => Promise<void>]> = [
+    ["kill -9 of the service, in the middle of checkouts; started again", () => killService(stack)],
+    ["Redis emptied (FLUSHALL)", () => emptyRedis(stack)],
+    ["kill -9 of Redis; started again over its data", () => killRedis(stack, say)],
+    ["kill -9 of Postgres; started again", () => killPostgres(stack)],
+    ["kill -9 of the service once more", () => killService(stack)],
+  ];
+  for (const [what, strike] of strikes) {
+    await pause(2_500);
+    say(`  x ${what}`);
+    await strike();
+    say(`    it goes on; ${await soldOf(operator)} of ${BAGS} sold`);
   }
 }
+
+/** Asked until there is an answer: then the sale goes on. */
+async function soldOf(operator: Call): Promise<number> {
+  for (const until = Date.now() + SETTLE_MS_MAX; ; await pause(200)) {
+    const r = await operator("GET", `/admin/sales/${SALE_ID}`);
+    if (r?.status === 200) return (r.body.items as Array<{ sold: number }>)[0]?.sold ?? 0;
+    if (Date.now() > until) throw new Error("the service did not come back");
+  }
+}
+
+async function conclude(stack: Stack, operator: Call, told: string[]): Promise<Rehearsal> {
+  const audit = await settled(operator);
+  const page = await operator("GET", `/admin/orders?saleId=${SALE_ID}&limit=200`);
+  const recorded = new Set(((page?.body.orders ?? []) as Array<{ id: string }>).map((o) => o.id));
+  const certificate = join(tmpdir(), `fukubukuro-certificate-${Date.now()}.html`);
+  const html = await fetch(`${stack.url}/v1/admin/sales/${SALE_ID}/audit`, {
+    headers: { authorization: `Bearer ${stack.secrets.admin}`, accept: "text/html" },
+  });
+  await writeFile(certificate, await html.text());
+  const kept = told.every((id) => recorded.has(id));
+  const ok = audit.ok && kept && audit.open.paying === 0 && recorded.size > 0;
+  return { audit, told, recorded: recorded.size, certificate, ok };
+}
+
+/** The books when nothing is under way any more, or as they stand after two minutes. */
+async function settled(operator: Call): Promise<Audit> {
+  for (const until = Date.now() + SETTLE_MS_MAX; ; await pause(500)) {
+    const a = (await operator("GET", `/admin/sales/${SALE_ID}/audit`))?.body as unknown as Audit | undefined;
+    if (a?.ok && underWay(a) === 0) return a;
+    if (Date.now() <= until) continue;
+    if (a?.open) return a;
+    throw new Error("the books could not be read in two minutes");
+  }
+}
+
+const underWay = ({ open, mails, items }: Audit): number =>
+  open.paying + open.journalLag + open.refunding + mails.queued + items.reduce((n, i) => n + i.held, 0);
 
 /** The end of a rehearsal, as an operator reads it. */
 export function verdictOf(r: Rehearsal): string[] {
