@@ -1,5 +1,5 @@
-// `npm run build`: makes dist/, which runs without a compiler and without the packages that are built in. dist/build.json says of which
-// sources it is; src/fukubukuro.mjs runs it only while they are those beside it.
+// `npm run build`: makes dist/, which runs without a compiler and without the packages that are built in.
+// dist/build.json says of which sources it is; src/fukubukuro.mjs runs it only while they are those beside it.
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { cp, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
@@ -17,8 +17,8 @@ const sources = sourcesDigest();
 const out = join(ROOT, `.dist-${process.pid}`);
 
 /**
- * The service and the sandbox gateway. What is in package.json's dependencies stays a package of its own; what is in devDependencies (ESM of
- * hundreds of small files, whose opening took most of a start: bench/README.md) is built in.
+ * The service and the sandbox gateway. What is in package.json's dependencies stays a package of its own; what is in
+ * devDependencies (ESM of hundreds of small files, whose opening took most of a start: bench/README.md) is built in.
  */
 async function buildServer() {
   const outside = Object.keys({ ...manifest.dependencies, ...manifest.optionalDependencies });

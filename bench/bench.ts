@@ -5,12 +5,12 @@ import { cpus, totalmem } from "node:os";
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError } from "commander";
 import { signShopperToken } from "../src/http/auth.ts";
-import { type Figures, load, median, Wrong } from "./load.ts";
+import { load, type Measured, median, Wrong } from "./load.ts";
 import { overload } from "./overload.ts";
-import { persistFigures } from "./persist.ts";
+import { measurePersist } from "./persist.ts";
 import { compare, page, type Results, sentences, table } from "./report.ts";
 import { checkout, heldRate, opening, post, round, type World } from "./scenarios.ts";
-import { scriptFigures } from "./scripts.ts";
+import { measureScripts } from "./scripts.ts";
 import { sickGateway } from "./sick-gateway.ts";
 import { starts } from "./start.ts";
 import { operatorOf, privateStack, startFloor, type Target } from "./target.ts";
@@ -86,7 +86,7 @@ const middle = <T extends { perSecond: number }>(all: T[]): T =>
 
 async function measure(target: Target, results: Results): Promise<void> {
   const stops: Array<() => Promise<unknown>> = [];
-  const note = (name: string, f: Figures) => {
+  const note = (name: string, f: Measured) => {
     const { perSecond, p50, p99, statuses } = f;
     results.rows[name] = [...(results.rows[name] ?? []), { perSecond, p50, p99, statuses }];
     say(
@@ -141,9 +141,9 @@ async function measure(target: Target, results: Results): Promise<void> {
       }
     }
     if (only.has("stores") && target.stores) {
-      results.scripts = await scriptFigures(o.long === true, say);
+      results.scripts = await measureScripts(o.long === true, say);
       const persists = [];
-      for (let n = 1; n <= o.rounds; n++) persists.push(await persistFigures(target.stores.databaseUrl, 20_000));
+      for (let n = 1; n <= o.rounds; n++) persists.push(await measurePersist(target.stores.databaseUrl, 20_000));
       results.persist = middle(persists);
     }
   } finally {

@@ -1,6 +1,7 @@
 /**
- * What the figures stand beside, with the same server options and the same answer headers: bare JSON answers of Hono and of node's own
- * server, and the reserves that a shop would write first: one script call per request, and a row lock in Postgres.
+ * What the results are compared with, with the same server options and the same answer headers: bare JSON answers of
+ * Hono and of node's own server, and the reserves that a shop would write first: one script call per request, and a row
+ * lock in Postgres.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -103,16 +104,18 @@ async function hono(): Promise<void> {
     await sql`drop schema if exists bench_floor cascade`;
     await sql`create schema bench_floor`;
     await sql`create table bench_floor.stock (sku text primary key, free int not null check (free >= 0))`;
-    await sql`create table bench_floor.holds (id text primary key, sku text not null, quantity int not null, customer text not null, expires_at timestamptz not null)`;
+    await sql`create table bench_floor.holds (id text primary key, sku text not null, quantity int not null,
+      customer text not null, expires_at timestamptz not null)`;
     await sql`insert into bench_floor.stock values ('bag', 100000000)`;
     app.post("/row-lock", async (c) => {
       const { lines } = (await c.req.json()) as Lines;
       const [line] = lines as [Lines["lines"][0]];
       const held = await sql.begin(async (tx) => {
-        const changed =
-          await tx`update bench_floor.stock set free = free - ${line.quantity} where sku = ${line.sku} and free >= ${line.quantity}`;
+        const changed = await tx`update bench_floor.stock set free = free - ${line.quantity}
+            where sku = ${line.sku} and free >= ${line.quantity}`;
         if (changed.count === 0) return false;
-        await tx`insert into bench_floor.holds values (${nanoid()}, ${line.sku}, ${line.quantity}, 'c', now() + interval '10 minutes')`;
+        await tx`insert into bench_floor.holds
+          values (${nanoid()}, ${line.sku}, ${line.quantity}, 'c', now() + interval '10 minutes')`;
         return true;
       });
       return c.body(JSON.stringify({ ...HELD, lines }), held ? 201 : 409, {

@@ -1,4 +1,7 @@
-/** Asks `url` for its health ten times a second until SIGTERM, then prints the slowest answer in ms. A process of its own: the generator's would wait for the generator. */
+/**
+ * Asks `url` for its health ten times a second until SIGTERM, then prints the slowest answer in ms. A process of its
+ * own: the generator's would wait for the generator.
+ */
 const EVERY_MS = 100;
 const url = process.argv[2] as string;
 let slowest = 0;

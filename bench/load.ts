@@ -1,7 +1,7 @@
 /** The load generator: autocannon, sending each request exactly once, at full speed or at a held rate. */
 import autocannon from "autocannon";
 
-export interface Figures {
+export interface Measured {
   perSecond: number;
   p50: number;
   p99: number;
@@ -31,13 +31,14 @@ export async function load(
   o: { amount: number; connections: number; rate?: number; timeline?: boolean },
   /** One request, or several that follow each other on one connection; `amount` counts them all. */
   request: (i: number) => Request | Request[],
-): Promise<Figures> {
+): Promise<Measured> {
   const connections = Math.min(o.connections, o.amount);
   const each = [request(0)].flat().length;
   const perConnection = Math.floor(o.amount / each / connections) * each;
   const timeline: Array<Record<string, number>> = [];
   let connection = 0;
-  // The generator first builds every request and ends on a full second; the clock runs from the first answer to the last.
+  // The generator first builds every request and ends on a full second; the clock runs from the first answer to the
+  // last.
   let [firstAt, lastAt, firstAtMs] = [0, 0, 0];
   const result = await autocannon({
     url,
@@ -77,10 +78,10 @@ export async function load(
 export const median = (numbers: number[]): number =>
   [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
 
-/** A figure that must not be published: an answer or a book was not what it had to be. */
+/** The results must not be published: an answer was not the expected one, or the books do not balance. */
 export class Wrong extends Error {}
 
-export function expectStatuses(what: string, f: Pick<Figures, "statuses">, wanted: Record<string, number>): void {
+export function expectStatuses(what: string, f: Pick<Measured, "statuses">, wanted: Record<string, number>): void {
   const [got, want] = [JSON.stringify(f.statuses), JSON.stringify(wanted)];
   if (got !== want) throw new Wrong(`${what}: answers were ${got}, expected ${want}`);
 }

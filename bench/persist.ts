@@ -22,13 +22,16 @@ import { Wrong } from "./load.ts";
 const PER_BATCH_MAX = 128;
 const log = pino({ level: "silent" });
 
-export interface PersistFigures {
+export interface PersistResults {
   orders: number;
   perSecond: number;
 }
 
-/** A journal full of reservations, payments and orders, written by one worker with nothing else to do, to a database of its own. */
-export async function persistFigures(databaseUrl: string, orders: number): Promise<PersistFigures> {
+/**
+ * A journal full of reservations, payments and orders, written by one worker with nothing else to do, to a database of
+ * its own.
+ */
+export async function measurePersist(databaseUrl: string, orders: number): Promise<PersistResults> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-persist-"));
   const server = await startRedis(folder);
   const name = `bench_${nanoid(8)

@@ -1,10 +1,10 @@
 /** What a run leaves: tables for people, JSON for comparing, and a page with charts that needs no network. */
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { type Figures, median } from "./load.ts";
-import type { PersistFigures } from "./persist.ts";
+import { type Measured, median } from "./load.ts";
+import type { PersistResults } from "./persist.ts";
 import type { Checkout, Opening } from "./scenarios.ts";
-import type { ScriptFigures } from "./scripts.ts";
+import type { ScriptResults } from "./scripts.ts";
 
 export interface Overload {
   best: number;
@@ -19,12 +19,12 @@ export interface Results {
   at: string;
   machine: string;
   options: Record<string, unknown>;
-  rows: Record<string, Array<Pick<Figures, "perSecond" | "p50" | "p99" | "statuses">>>;
+  rows: Record<string, Array<Pick<Measured, "perSecond" | "p50" | "p99" | "statuses">>>;
   opening?: Opening;
   checkouts: Checkout[];
   slowGateway?: { perSecond: number; floorPerSecond: number };
-  scripts?: ScriptFigures;
-  persist?: PersistFigures;
+  scripts?: ScriptResults;
+  persist?: PersistResults;
   overload?: Overload;
   memory?: string;
 }
@@ -51,7 +51,10 @@ const floorOf = (name: string): string | null =>
         ? GET
         : ECHO;
 
-/** Medians over the rounds; ratios are medians of each round's own ratio, since machines change their speed between rounds. */
+/**
+ * Medians over the rounds; ratios are medians of each round's own ratio, since machines change their speed between
+ * rounds.
+ */
 export function rowsOf(r: Pick<Results, "rows">): Row[] {
   return Object.entries(r.rows).map(([name, all]) => {
     const floor = floorOf(name);

@@ -1,7 +1,7 @@
 /** The scenarios over HTTP. Each checks every answer, and where units moved the books. */
 import { type Line, makeClient } from "../src/client/index.ts";
 import { randomOf } from "../src/local/random.ts";
-import { expectStatuses, type Figures, load, type Request, sent, Wrong } from "./load.ts";
+import { expectStatuses, load, type Measured, type Request, sent, Wrong } from "./load.ts";
 import type { Operator, Target } from "./target.ts";
 
 export interface Options {
@@ -18,7 +18,7 @@ export interface World {
   nodeFloor: string;
   tokens: string[];
   o: Options;
-  note(name: string, f: Figures): void;
+  note(name: string, f: Measured): void;
 }
 
 const LINES = JSON.stringify({ lines: [{ sku: "bag", quantity: 1 }] });
@@ -34,7 +34,10 @@ export const post =
     headers: { ...json, authorization: `Bearer ${w.tokens[i % w.tokens.length]}`, "idempotency-key": `${key}-${i}` },
     body: LINES,
   });
-/** Shoppers of the scenario who press once more, through the client: each finds the bag that was granted, and takes no second one. */
+/**
+ * Shoppers of the scenario who press once more, through the client: each finds the bag that was granted, and takes no
+ * second one.
+ */
 async function checkReplays(w: World, saleId: string, key: string, requests: number): Promise<void> {
   const random = randomOf(0, `replays of ${key}`);
   for (let n = 0; n < REPLAYS; n++) {
@@ -124,7 +127,10 @@ export interface Opening {
 const BUILD_MS_PER_REQUEST = 0.03;
 const OPENING_TRIES = 4;
 
-/** The clock runs to the opening while everyone presses; then the first second. `perSecond`: what the storm before it is expected to reach. */
+/**
+ * The clock runs to the opening while everyone presses; then the first second. `perSecond`: what the storm before it is
+ * expected to reach.
+ */
 export async function opening(w: World, perSecond: number): Promise<Opening> {
   const stock = 300;
   const amount = w.o.requests;
@@ -179,8 +185,8 @@ export interface Checkout {
 }
 
 /**
- * Whole orders: reserved and confirmed over HTTP by many at once, recorded in Postgres; from the first reserve to the last record by the service's
- * own clock, since the generator ends on a full second only.
+ * Whole orders: reserved and confirmed over HTTP by many at once, recorded in Postgres; from the first reserve to the
+ * last record by the service's own clock, since the generator ends on a full second only.
  */
 export async function checkout(w: World, gateway: "cod" | "sandbox", orders: number): Promise<Checkout> {
   const { target, op, o } = w;

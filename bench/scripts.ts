@@ -20,18 +20,21 @@ const HOLDS_WEIGHED = 50_000;
 const skuOf = (i: number) => (i === 0 ? "bag" : `bag-${i}`);
 
 type Say = (line: string) => void;
-export interface ScriptFigures {
+export interface ScriptResults {
   /** Reservations per second by batch, 8 callers. */
   perSecond: Record<number, number>;
   /** Of Redis memory, the customer's count included, the journal not. */
   bytesPerHold: number;
-  /** Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand, measured by turns. */
+  /**
+   * Redis' own time per reservation, microseconds, at so many live holds; `times` what it is at a sale of a thousand,
+   * measured by turns.
+   */
   growth: Array<{ holds: number; usec: number; times: number }>;
   skus: Array<{ skus: number; usec: number }>;
 }
 
 /** What reserve costs Redis. `long`: up to a million holds and a thousand items. */
-export async function scriptFigures(long: boolean, say: Say): Promise<ScriptFigures> {
+export async function measureScripts(long: boolean, say: Say): Promise<ScriptResults> {
   const folder = await mkdtemp(join(tmpdir(), "fukubukuro-bench-redis-"));
   const server = await startRedis(folder);
   const redis = connectRedis([server.url], pino({ level: "silent" }));
@@ -57,7 +60,7 @@ export async function scriptFigures(long: boolean, say: Say): Promise<ScriptFigu
   }
 }
 
-async function perSecondByBatch(bench: ScriptBench, say: Say): Promise<ScriptFigures["perSecond"]> {
+async function perSecondByBatch(bench: ScriptBench, say: Say): Promise<ScriptResults["perSecond"]> {
   const perSecond: Record<number, number> = {};
   for (const batch of [1, 16, PER_BATCH_MAX]) {
     const figure = await bench.reserve(await bench.sale(1), batch === 1 ? 20_000 : 60_000, batch);
@@ -78,9 +81,9 @@ async function memoryPerHold(bench: ScriptBench, say: Say): Promise<number> {
   return bytes;
 }
 
-async function growthByHolds(bench: ScriptBench, steps: number[], say: Say): Promise<ScriptFigures["growth"]> {
+async function growthByHolds(bench: ScriptBench, steps: number[], say: Say): Promise<ScriptResults["growth"]> {
   const grown = await bench.sale(1);
-  const growth: ScriptFigures["growth"] = [];
+  const growth: ScriptResults["growth"] = [];
   let have = 0;
   for (const holds of steps) {
     await bench.reserve(grown, holds - have, PER_BATCH_MAX);
@@ -94,8 +97,8 @@ async function growthByHolds(bench: ScriptBench, steps: number[], say: Say): Pro
   return growth;
 }
 
-async function usecBySkus(bench: ScriptBench, steps: number[], say: Say): Promise<ScriptFigures["skus"]> {
-  const skus: ScriptFigures["skus"] = [];
+async function usecBySkus(bench: ScriptBench, steps: number[], say: Say): Promise<ScriptResults["skus"]> {
+  const skus: ScriptResults["skus"] = [];
   for (const n of steps) {
     const saleId = await bench.sale(n);
     const some: number[] = [];

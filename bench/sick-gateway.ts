@@ -1,4 +1,7 @@
-/** What a sick gateway costs the charges: each case over a stack of its own with default settings, as a ratio to the healthy pace of the same run. */
+/**
+ * What a sick gateway costs the charges: each case over a stack of its own with default settings, as a ratio to the
+ * healthy pace of the same run.
+ */
 import { signShopperToken } from "../src/http/auth.ts";
 import { type SickGateway, startSickGateway } from "../test/sick-gateway.ts";
 import { type Operator, operatorOf, privateStack, type Target } from "./target.ts";

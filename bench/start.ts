@@ -1,4 +1,7 @@
-/** `npm run bench -- --start`: what the build saves at a start, in time and memory, beside the sources; both over the same stores, in turns. */
+/**
+ * `npm run bench -- --start`: what the build saves at a start, in time and memory, beside the sources; both over the
+ * same stores, in turns.
+ */
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";

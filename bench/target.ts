@@ -1,4 +1,6 @@
-/** What is measured: a private stack of its own with its floors, or a service elsewhere; and the operator's calls to it. */
+/**
+ * What is measured: a private stack of its own with its floors, or a service elsewhere; and the operator's calls to it.
+ */
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,7 +18,10 @@ export interface Target {
   admin: string;
   /** For the floors in Postgres and Redis; absent for a service elsewhere. */
   stores?: { databaseUrl: string; redisUrl: string };
-  /** What the service keeps after a collection, in one line; of several processes the one with the loops. Absent for a service elsewhere. */
+  /**
+   * What the service keeps after a collection, in one line; of several processes the one with the loops. Absent for a
+   * service elsewhere.
+   */
   memory?(): Promise<string>;
   stop(): Promise<unknown>;
 }

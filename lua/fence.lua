@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
--- fence: stops every transition of a sale in this Redis, so that the journal can be emptied before a rebuild.
--- Guarantee: after FENCED nothing changes the sale, and no image of this epoch or an earlier one is installed, until a later one is. The mark is set
--- also where there is no such sale yet: the image of a slower rebuild would go live there, grant holds, and be replaced by ours, which lacks them.
--- Whoever fenced is left alone until its lease ends; the lease only keeps rebuilds from overtaking each other for ever, nothing else rests on it.
+-- fence: stops every transition of a sale in this Redis, so that the journal can be emptied before a rebuild (rule Q).
+-- Guarantee: after FENCED nothing changes the sale, and no image of this epoch or an earlier one is installed, until a
+-- later one is. The mark is also set where there is no such sale yet: else the image of a slower rebuild would go live
+-- there, grant holds, and be replaced by ours, which lacks them.
+-- Whoever fenced is left alone until its lease ends. The lease only keeps rebuilds from overtaking each other for ever;
+-- nothing else depends on it.
 -- KEYS  1 sale hash
 -- ARGV  1 epoch as Postgres has it; 2 who fences; 3 lease, ms
 -- Answer:
@@ -16,8 +18,9 @@ local function answer(outcome) return { outcome .. '|' .. (s[1] or '') .. '|' ..
 
 if s[1] and tonumber(s[1]) > tonumber(ARGV[1]) then return answer('NEWER') end
 local lease, left = tonumber(ARGV[3]), tonumber(s[5] or '0') - now
--- More than a whole lease is left when the clock was set back: then it is over.
+-- More than a whole lease left means that the clock was set back: then the lease is over (rule T).
 if s[3] and s[4] ~= ARGV[2] and left > 0 and left <= lease then return answer('BUSY') end
 local mark = math.max(tonumber(s[3] or '0'), tonumber(ARGV[1]))
-redis.call('HSET', KEYS[1], 'fenced', string.format('%d', mark), 'fencedBy', ARGV[2], 'fencedUntil', string.format('%d', now + lease))
+local ends = string.format('%d', now + lease)
+redis.call('HSET', KEYS[1], 'fenced', string.format('%d', mark), 'fencedBy', ARGV[2], 'fencedUntil', ends)
 return answer('FENCED')

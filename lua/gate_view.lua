@@ -4,8 +4,8 @@
 -- KEYS  1 permits zset; 2 line zset; 3 gate hash
 -- ARGV  references
 -- Answer:
---   permits out, line length, callMs, opensInMs; of the permits out those of charges, look-ups, refunds and lists that run, and those kept after a
---   lost answer; then for each reference its place from 1, 0 when it is not in the line
+--   permits out, line length, callMs, opensInMs; of the permits out those of charges, look-ups, refunds and lists that
+--   run, and those kept after a lost answer; then for each reference its place from 1, 0 when it is not in the line
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 local gate = redis.call('HMGET', KEYS[3], 'callMs', 'opensAt')

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- install: the sale as Postgres knows it replaces whatever this Redis has (rules I, J and K).
--- Guarantee: refused unless the epoch is newer than the one here, and than the one that was fenced last (another rebuild has begun since), and this is
--- the instance that was recorded; else all or nothing.
+-- Guarantee: refused unless the epoch is newer than the one here and than the one that was fenced last (else another
+-- rebuild has begun since: rule Q), and unless this is the recorded instance; otherwise all or nothing.
 -- KEYS  the sale's eight (prelude), the journal is left as it is; 9 moves hash
--- ARGV  1 epoch; 2 seq; 3 run_id of the recorded instance, of a cluster all of them; 4 settings 'field value', a line each; 5 free 'sku units';
---       6 holds 'key|hold'; 7 customers 'customer units|keys'; 8 moves already counted 'id delta'
+-- ARGV  1 epoch; 2 seq; 3 run_id of the recorded instance, of a cluster all of them; 4 settings 'field value', a line
+--       each; 5 free 'sku units'; 6 holds 'key|hold'; 7 customers 'customer units|keys'; 8 moves already counted, as
+--       'id delta'
 -- Answer:
 --   INSTALLED | NOT_NEWER | OTHER_INSTANCE
 local REFUSAL_LEASE_MS = 250
@@ -36,8 +37,10 @@ for sku, units in pairs(live) do redis.call('HSET', KEYS[3], sku, string.format(
 for customer, packed in string.gmatch(ARGV[7], '(%S+) (%S+)') do redis.call('HSET', KEYS[7], customer, packed) end
 for id, delta in string.gmatch(ARGV[8], '(%S+) (%S+)') do redis.call('HSET', KEYS[9], id, delta) end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', ARGV[2])
--- Boards of the epoch before may still show any item as out; the leases they were given went with that Redis (refusal_lease.lua).
+-- Processes may still refuse any item under refusal leases of the epoch before; what Redis knew of those leases is
+-- gone.
 if ARGV[1] ~= '1' then
-  for sku in pairs(live) do redis.call('HSET', KEYS[1], 'out:' .. sku, string.format('%d', tonumber(now) + REFUSAL_LEASE_MS)) end
+  local lapses = string.format('%d', tonumber(now) + REFUSAL_LEASE_MS)
+  for sku in pairs(live) do redis.call('HSET', KEYS[1], 'out:' .. sku, lapses) end
 end
 return { 'INSTALLED' }

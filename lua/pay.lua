@@ -1,7 +1,7 @@
 #!lua
 -- pay: held -> paying. The hold leaves the expiry clock and is bound to one payment reference.
--- Guarantee: of any number of callers one reference is bound; the others join it. A new reference is bound only by a caller
--- who names the one before it, so a declined attempt is always seen before the next.
+-- Guarantee: of any number of callers one reference is bound; the others join it. A new reference is bound only by a
+-- caller who names the one before it, so a declined attempt is always seen before the next.
 -- KEYS  the sale's eight (prelude)
 -- ARGV  1-3 (prelude); then for each request: key, customer, reference, referenceBefore ('' for none)
 -- Per request:

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- permit_give: gives a permit back when its call has ended, whatever was answered. One whose call was given up unanswered may still be running at
--- the gateway: it is kept, under a name that says so, until its lease ends.
--- Guarantee: giving back twice, or after the lease, changes nothing for others; keeping changes neither number nor end of the permits out.
+-- permit_give: gives a permit back when its call has ended, whatever was answered. One whose call was given up
+-- unanswered may still be running at the gateway: it is kept, under a name that says so, until its lease ends.
+-- Guarantee: giving back twice, or after the lease, changes nothing for others; keeping changes neither number nor end
+-- of the permits out.
 -- KEYS  1 permits zset; 2 urgent zset; 3 gate hash
 -- ARGV  1 token; 2 callMs, how long the call took, '' when none was made; 3 kept: '1' when no answer came
 -- Answer:

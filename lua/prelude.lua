@@ -4,7 +4,7 @@
 -- error on the way (a broken invariant, a bad argument) leaves Redis as it was: Lua in Redis does not roll back.
 --
 -- KEYS, the same eight for every transition, one slot:
---   1 sale hash       epoch, seq, settings, clock, out:<sku> until when a process may still show the item as out
+--   1 sale hash       epoch, seq, settings, clock, out:<sku> until when a process may still refuse the item from memory
 --   2 free hash       sku -> units nobody holds
 --   3 live hash       sku -> units of reservations held or paying
 --   4 holds hash      reservation key -> state|deadlineMs|reference|lines|customer
@@ -17,13 +17,14 @@
 --   2 seqMin          highest sequence number the caller has seen; a lower one in Redis answers STALE_EPOCH
 --   3 notAfterMs      Redis clock; a call that arrives later answers LATE and does nothing; 0 = no limit
 --
--- The sale's clock is Redis' clock less the time the sale stood still (`shift`), so pausing payments or extending all
--- holds moves one number instead of every deadline.
+-- The sale's clock is Redis' clock minus the time for which the sale stood still (`shift`), so pausing payments or
+-- extending all holds moves one number instead of every deadline.
 
 local KEYS_OF_CUSTOMER_MAX = 50
 local REFUSAL_LEASE_MS_MAX = 1000
 
--- The figures cannot be right: the sale is rebuilt. A fault of the request alone: it is refused, and those it came with are asked again.
+-- A count that cannot be right: the sale is rebuilt. A fault of one request alone: that one is refused, and the others
+-- of its call are asked again.
 local function broken(what) error({ err = 'BROKEN ' .. what }) end
 local function unfit(what) error({ err = 'ARGUMENT ' .. what }) end
 
@@ -37,7 +38,8 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- Whole numbers as text: tostring would write large ones as 1.7e+12. A call writes the same few instants again and again.
+-- Whole numbers as text: tostring would write large ones as 1.7e+12. A call writes the same few instants again and
+-- again.
 local texts = {}
 local function whole(n)
   local text = texts[n]
@@ -48,7 +50,9 @@ local function whole(n)
   return text
 end
 
-local function hold_pack(h) return h.state .. '|' .. whole(h.deadline) .. '|' .. h.ref .. '|' .. h.lines .. '|' .. h.customer end
+local function hold_pack(h)
+  return h.state .. '|' .. whole(h.deadline) .. '|' .. h.ref .. '|' .. h.lines .. '|' .. h.customer
+end
 
 local function hold_parse(packed)
   local state, deadline, ref, lines, customer = string.match(packed, '^(%a)|(%d+)|([^|]*)|([^|]*)|(.*)$')
@@ -62,7 +66,8 @@ local function customer_parse(packed)
   return { units = digits(units, 'units of a customer'), keys = keys }
 end
 
--- 'sku:quantity,sku:quantity' as { units, { sku, quantity }, ... }. In a rush most carts are alike, so each is read once a call.
+-- 'sku:quantity,sku:quantity' as { units, { sku, quantity }, ... }. Most carts of a call are alike, so each text is
+-- parsed once.
 local carts = {}
 local function cart_of(lines)
   local cart = carts[lines]
@@ -79,7 +84,8 @@ end
 
 -- The sale, or nil and the refusal to answer.
 local function open_sale(writes)
-  local s = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'fenced', 'shift', 'pausedAt', 'opensAt', 'closesAt', 'holdMs', 'limit', 'reserving')
+  local s = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'fenced', 'shift', 'pausedAt', 'opensAt', 'closesAt', 'holdMs',
+    'limit', 'reserving')
   if not s[1] or s[1] ~= ARGV[1] or s[3] or not s[2] or tonumber(s[2]) < tonumber(ARGV[2]) then
     return nil, { 'STALE_EPOCH', s[1] or '', s[2] or '' }
   end
@@ -108,11 +114,11 @@ local function units_of(sale, which, sku)
   return n
 end
 
--- Units that may be granted now: none while some process still shows the item as out (refusal_lease.lua).
+-- Units that may be granted now: none while some process may still refuse the item from memory (refusal_lease.lua).
 local function grantable(sale, sku)
   if sale.told_out[sku] == nil then
     local ends = tonumber(redis.call('HGET', KEYS[1], 'out:' .. sku) or '0')
-    -- One that ends later than any lease can was given before the clock was set back.
+    -- One that ends later than any lease can was given before the clock was set back (rule T).
     sale.told_out[sku] = ends > sale.now and ends <= sale.now + REFUSAL_LEASE_MS_MAX and ends or false
   end
   local have = units_of(sale, 'free', sku)
@@ -120,8 +126,8 @@ local function grantable(sale, sku)
   return sale.told_out[sku] and 0 or have
 end
 
--- Units that may come back: live ones, and those that are free but shown as out (SOLD_OUT would send a shopper away who gets one in a moment);
--- for the latter also when, on the sale's clock.
+-- Units that may come back: live ones, and those that are free but still shown as out (SOLD_OUT would send away a
+-- shopper who could have one in a moment); for the latter also when, on the sale's clock.
 local function returning(sale, sku)
   local live, hidden = units_of(sale, 'live', sku) or 0, units_of(sale, 'free', sku) - grantable(sale, sku)
   if hidden == 0 then return live end
@@ -138,8 +144,12 @@ end
 
 -- Reads holds and customers of many requests at once; false stands for one that is not there.
 local function read_ahead(sale, keys, customers)
-  for i, packed in ipairs(redis.call('HMGET', KEYS[4], unpack(keys))) do sale.holds[keys[i]] = packed and hold_parse(packed) end
-  for i, packed in ipairs(redis.call('HMGET', KEYS[7], unpack(customers))) do sale.customers[customers[i]] = customer_parse(packed) end
+  for i, packed in ipairs(redis.call('HMGET', KEYS[4], unpack(keys))) do
+    sale.holds[keys[i]] = packed and hold_parse(packed)
+  end
+  for i, packed in ipairs(redis.call('HMGET', KEYS[7], unpack(customers))) do
+    sale.customers[customers[i]] = customer_parse(packed)
+  end
 end
 
 local function hold_of(sale, key)
@@ -214,7 +224,8 @@ local function flat(map, value)
   return out
 end
 
--- Stores everything that changed, raises the sequence number, writes one journal entry, tells who waits. Returns the number.
+-- Stores everything that changed, raises the sequence number, writes one journal entry, tells who waits. Returns the
+-- number.
 local function commit(sale)
   if #sale.journal == 0 and not sale.dirty then return sale.seq end
   sale.seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
@@ -229,7 +240,8 @@ local function commit(sale)
     holds[#holds + 1] = key; holds[#holds + 1] = packed
     changed[#changed + 1] = key
     if h.state == 'h' then due[#due + 1] = whole(h.deadline); due[#due + 1] = key else due_not[#due_not + 1] = key end
-    if h.state == 'p' then paying[#paying + 1] = whole(sale.now); paying[#paying + 1] = key elseif h.was_paying then paying_not[#paying_not + 1] = key end
+    if h.state == 'p' then paying[#paying + 1] = whole(sale.now); paying[#paying + 1] = key
+    elseif h.was_paying then paying_not[#paying_not + 1] = key end
   end
   if #holds > 0 then redis.call('HSET', KEYS[4], unpack(holds)) end
   if #due > 0 then redis.call('ZADD', KEYS[5], unpack(due)) end
@@ -237,7 +249,8 @@ local function commit(sale)
   if #paying > 0 then redis.call('ZADD', KEYS[6], unpack(paying)) end
   if #paying_not > 0 then redis.call('ZREM', KEYS[6], unpack(paying_not)) end
   if #sale.journal > 0 then
-    redis.call('XADD', KEYS[8], '*', 'v', '1', 'e', sale.epoch, 's', sale.seq, 't', whole(sale.now), 'b', table.concat(sale.journal, '\n'))
+    local body = table.concat(sale.journal, '\n')
+    redis.call('XADD', KEYS[8], '*', 'v', '1', 'e', sale.epoch, 's', sale.seq, 't', whole(sale.now), 'b', body)
   end
   if sale.tell and #changed > 0 then redis.call('PUBLISH', 'fb:changes', table.concat(changed, ',')) end
   return sale.seq

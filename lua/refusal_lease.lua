@@ -1,19 +1,21 @@
 #!lua flags=allow-oom
--- board: what a process needs to refuse without asking, and until when nothing that it shows as out is granted.
--- Guarantee: an item shown with nothing free is granted to nobody, by any process, before the lease is over; so a process that refuses
--- from a board within its lease, and only customers the board does not list, never refuses one whose request was granted.
+-- refusal_lease: what a process needs to refuse without asking Redis, and the promise that makes it safe (rule O).
+-- Guarantee: an item that this answers with nothing free is granted to nobody, by any process, before the lease is
+-- over. So a process that refuses within its lease, and only customers who are not listed, never refuses one whose
+-- request was granted.
 -- KEYS  the sale's eight (prelude)
 -- ARGV  1-3 (prelude); 4 leaseMs; 5 customers the caller knows of, as a count; 6 customers listed at most; then skus
 -- Answer:
---   nextDueMs, opensAt, closesAt, reserving, customers in all, free|live for each sku, then the customers if their count is another
---   than the caller's and not above the most
+--   nextDueMs, opensAt, closesAt, reserving, customers in all, free|live for each sku, then the customers if their
+--   count is another than the caller's and at most the given number
 local sale, refusal = open_sale(true)
 if not sale then return refusal end
 local lease_ms, known, most = digits(ARGV[4], 'leaseMs'), digits(ARGV[5], 'known'), digits(ARGV[6], 'most')
-if lease_ms > REFUSAL_LEASE_MS_MAX then broken('lease of a board is too long') end
+if lease_ms > REFUSAL_LEASE_MS_MAX then broken('refusal lease is too long') end
 local next_due = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
 local customers = redis.call('HLEN', KEYS[7])
-local results = { next_due[2] or '0', whole(sale.opens), whole(sale.closes), sale.reserving and '1' or '0', whole(customers) }
+local reserving = sale.reserving and '1' or '0'
+local results = { next_due[2] or '0', whole(sale.opens), whole(sale.closes), reserving, whole(customers) }
 local out = {}
 for i = 7, #ARGV do
   local free, live = units_of(sale, 'free', ARGV[i]), units_of(sale, 'live', ARGV[i])

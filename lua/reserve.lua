@@ -1,9 +1,10 @@
 #!lua
 -- reserve: takes all lines of each request or none, and starts the hold's clock.
--- Guarantee: one reservation key is granted at most once, whatever is repeated; a repeat is answered before any refusal.
+-- Guarantee: one reservation key is granted at most once, whatever is repeated; a repeat is answered before any
+-- refusal.
 -- KEYS  the sale's eight (prelude)
--- ARGV  1-3 (prelude); 4 sweepMax holds given back when stock is short; 5 journalMax entries that may wait for Postgres; then for each request:
---       key, customer, lines 'sku:quantity,...' in order of sku
+-- ARGV  1-3 (prelude); 4 sweepMax holds given back when stock is short; 5 journalMax entries that may wait for
+--       Postgres; then for each request: key, customer, lines 'sku:quantity,...' in order of sku
 -- Per request:
 --   HELD|deadlineMs               granted, deadline on the sale's clock
 --   REPLAYED|hold                 the same key and lines: the hold as it is now
@@ -11,7 +12,8 @@
 --   NOT_OPEN | CLOSED | PAUSED    by Redis' clock, by the operator
 --   BACKLOG                       Postgres is too far behind
 --   LIMIT|units                   the customer's units would pass the limit
---   SHORT|nextDueMs|sku:free:live,...  some line is short; live: may come back; nextDueMs on the sale's clock, 0 when nothing is due
+--   SHORT|nextDueMs|sku:free:live,...  some line is short; live: may come back; nextDueMs on the sale's clock, 0 when
+--                                 nothing is due
 local sale, refusal = open_sale(true)
 if not sale then return refusal end
 local sweep_max, swept = digits(ARGV[4], 'sweepMax'), false

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- topup: a stock change of the operator, or a refunded unit put back on sale, applied once by its id (rules K and L).
+-- top_up: a stock change of the operator, or a refunded unit put back on sale, applied once by its id (rules K and L).
 -- Guarantee: one id moves free units once per epoch; units that are held are never taken away.
 -- KEYS  the sale's eight (prelude); 9 moves hash, id -> delta
 -- ARGV  1-3 (prelude); 4 id; 5 sku; 6 delta, an integer that is not 0, or 0 when no unit comes back;
@@ -17,17 +17,19 @@ local delta = tonumber(ARGV[6])
 local free = units_of(sale, 'free', sku)
 if not free then return answer(sale, { 'UNKNOWN_SKU' }) end
 local live = units_of(sale, 'live', sku)
-local function figures(word) return { word .. '|' .. string.format('%d', sale.free[sku]) .. '|' .. string.format('%d', live) } end
+local function counts(word)
+  return { word .. '|' .. string.format('%d', sale.free[sku]) .. '|' .. string.format('%d', live) }
+end
 
-if redis.call('HEXISTS', KEYS[9], id) == 1 then return answer(sale, figures('APPLIED')) end
+if redis.call('HEXISTS', KEYS[9], id) == 1 then return answer(sale, counts('APPLIED')) end
 if free + delta < 0 then
   sweep(sale, 100)
   commit(sale)
-  if sale.free[sku] + delta < 0 then return answer(sale, figures('BELOW')) end
+  if sale.free[sku] + delta < 0 then return answer(sale, counts('BELOW')) end
   sale.journal, sale.changed, live = {}, {}, sale.live[sku]
 end
 add_units(sale, 'free', sku, delta)
 if customer ~= '' then add_customer_units(sale, customer, -digits(ARGV[8], 'units')) end
 redis.call('HSET', KEYS[9], id, ARGV[6])
 commit(sale)
-return answer(sale, figures('APPLIED'))
+return answer(sale, counts('APPLIED'))

@@ -1,4 +1,7 @@
-/** The HTTP API: what its routes share, and the list of who registers them: shoppers' in the order of the flow, operators', pages. */
+/**
+ * The HTTP API: what its routes share, and the list of who registers them: shoppers' in the order of the flow,
+ * operators', pages.
+ */
 import type { Context } from "./context.ts";
 import { adminLogRoute } from "./http/admin-log.ts";
 import { adminOrderRoutes } from "./http/admin-orders.ts";

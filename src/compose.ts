@@ -33,7 +33,7 @@ import { runWorkers, watchSales } from "./workers.ts";
 
 export interface Service extends App {
   ctx: Context;
-  /** Makes every sale whole in the Redis that is there; a store that is away is left to the loops. */
+  /** Rebuilds every sale that is not complete in Redis; when a store is away the loops do it later. */
   makeWhole(): Promise<void>;
   /** Begins the loops of this role. */
   start(): void;
@@ -63,14 +63,19 @@ function makeGateways(config: Config): Map<string, Gateway> {
   return new Map(made.map((g) => [g.name, g]));
 }
 
-/** Whether no call of ours can be running at the gateway: it was never used, or everything was stopped in good order. */
+/**
+ * Whether no call of ours can be running at the gateway: it was never used, or everything was stopped in good order.
+ */
 async function isFresh(db: Db, gateway: string): Promise<boolean> {
   if ((await db.insert(gateTable).values({ gateway }).onConflictDoNothing().returning()).length > 0) return true;
   const at = and(eq(gateTable.gateway, gateway), eq(gateTable.quiet, true));
   return (await db.update(gateTable).set({ quiet: false }).where(at).returning()).length > 0;
 }
 
-/** The last act of a stack that ran alone with a Redis of its own: gates that have no permit out need no wait next time. */
+/**
+ * The last step of a stack that had a private Redis: a gate without permits out may open at once at the next start
+ * (rule F).
+ */
 async function markQuiet(ctx: Context): Promise<void> {
   for (const gateway of ctx.gates.keys()) {
     const { inFlight } = await ctx.scripts.gateView(gateway);

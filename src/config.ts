@@ -1,14 +1,19 @@
-/** The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it. */
+/**
+ * The only reader of the environment. A wrong setting throws a ConfigError whose message is one sentence that names it.
+ */
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { ConfigError } from "./domain/errors.ts";
 
 export const MAILS_FOLDER = "FUKUBUKURO_MAILS_FOLDER";
-/** No settings of an operator's: where a test wants this process to kill itself (crash.ts), and where an api process finds the mails that its parent receives in local mode. */
+/**
+ * Not an operator's settings: where a test wants this process to kill itself (crash-points.ts), and where an api
+ * process finds the mails that its parent receives in local mode.
+ */
 export const told = { crash: process.env.FUKUBUKURO_CRASH, mailsFolder: process.env[MAILS_FOLDER] };
 
-/** Settings of the stores that ALLOW_UNSAFE can name (safety.ts). */
+/** Settings of the stores that ALLOW_UNSAFE can name (stores/preflight.ts). */
 export const UNSAFE_NAMES = [
   "redis-version",
   "redis-role",
@@ -140,7 +145,7 @@ export interface Config {
   corsOrigins: string[];
   trustedProxies: number;
   customerRatePerS: number;
-  /** Reserves at work in one process; four times as many may pay or release, half as many only look. */
+  /** Reserves at work in one process; four times as many may pay or release, half as many read. */
   inFlightMax: number;
   bodyBytesMax: number;
   role: Env["ROLE"];
@@ -170,7 +175,10 @@ function inFlightMax(text: string): (gateway: string) => number {
   return (gateway) => limits.get(gateway) ?? limits.get("") ?? 4;
 }
 
-/** Settings that may stand in a file of their own, named by e.g. ADMIN_TOKEN_FILE: how containers are given their secrets. */
+/**
+ * Settings that may stand in a file of their own, named by e.g. ADMIN_TOKEN_FILE: how containers are given their
+ * secrets.
+ */
 const MAY_BE_IN_A_FILE = ["ADMIN_TOKEN", "SHOPPER_TOKEN_SECRET", "REDIS_URL", "DATABASE_URL", "SMTP_URL"];
 
 /** Settings with those that stand in files; one that is set itself wins. */
@@ -254,7 +262,7 @@ export function readConfig(env: Record<string, string | undefined> = process.env
   };
 }
 
-/** The environment of another process that shall run with these settings: what is not named here it inherits. */
+/** The environment for a child process that runs with these settings; it inherits whatever is not named here. */
 export function settingsFor(c: Config): Record<string, string> {
   const given: Record<string, string | number | undefined> = {
     PORT: c.port,

@@ -1,6 +1,7 @@
 /**
- * Crash points. Every call that leaves this process on the way of a sale stands inside `around` with a label. A test asks for one by
- * `FUKUBUKURO_CRASH=label:phase`, and the process kills itself there as `kill -9` would; without it nothing happens. The phases:
+ * Crash points. Every call that leaves this process on the way of a sale stands inside `around` with a label. A test
+ * asks for one by `FUKUBUKURO_CRASH=label:phase`, and the process kills itself there as `kill -9` would; without it
+ * nothing happens. The phases:
  *
  *   before    nothing was sent
  *   sent      the other side has it, and may have done it; no answer was read

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-// Runs the build in dist/. In a checkout it may be absent, or made from other sources than those that are there now: then the sources
-// themselves run, so that old code never runs in silence. An installed package and the image have no sources but this file.
+// Runs the build in dist/. In a checkout it may be absent, or made from other sources than those that are there now:
+// then the sources themselves run, so that old code never runs in silence. An installed package and the image have no
+// sources but this file.
 import { existsSync, readFileSync } from "node:fs";
 
 const at = (path) => new URL(path, import.meta.url);

@@ -1,5 +1,6 @@
-// Runs the TypeScript sources as they are: `node --import ./src/loader.mjs file.ts`. Types are taken out as a file is loaded, and nothing is
-// added: a loader that also names every closure, each time one is made, took a seventh of a reservation (bench/README.md).
+// Runs the TypeScript sources as they are: `node --import ./src/loader.mjs <file>`. Types are taken out as a file is
+// loaded, and nothing is added: a loader that also names every closure, each time one is made, took a seventh of a
+// reservation (bench/README.md).
 import { readFile } from "node:fs/promises";
 import { register } from "node:module";
 import { isMainThread } from "node:worker_threads";

@@ -19,7 +19,10 @@ function describe(error: unknown): unknown {
   };
 }
 
-/** JSON lines without contacts, addresses, tokens or bodies; standard error unless told, so that a command's output stays its own. */
+/**
+ * JSON lines without contacts, addresses, tokens or bodies; standard error unless told, so that a command's output
+ * stays its own.
+ */
 export function makeLog(
   level: string,
   destination: DestinationStream = pino.destination({ dest: 2, sync: false }),

@@ -27,7 +27,7 @@ function duration(text: string): number {
 }
 
 const program = new Command("fukubukuro")
-  .description("Inventory service for flash sales. Settings come from the environment: see the README's table.")
+  .description("Inventory service for flash sales. Settings come from the environment: see docs/reference.md.")
   .version(version())
   .showHelpAfterError();
 

@@ -9,7 +9,7 @@ export function makeMetrics() {
   const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
   return {
     registry,
-    /** What /metrics answers; with several processes the figures of all (processes.ts). */
+    /** What /metrics answers; with several processes the sum of all (commands/api-processes.ts). */
     text: () => registry.metrics(),
     requests: new Counter({
       name: "fukubukuro_http_requests_total",

@@ -1,6 +1,6 @@
 /**
- * The one module that knows where things are. In a checkout the scripts and migrations lie beside src/, in a build everything is in dist/;
- * both are found upwards from this file, so that neither depends on which file or bundle asks.
+ * The one module that knows where things are. In a checkout the scripts and migrations lie beside src/, in a build
+ * everything is in dist/; both are found upwards from this file, so that neither depends on which file or bundle asks.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";

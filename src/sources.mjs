@@ -1,4 +1,5 @@
-// The digest of everything that a build is made of: src/fukubukuro.mjs runs dist/ only while it is that of the sources beside it.
+// The digest of everything that a build is made of: src/fukubukuro.mjs runs dist/ only while it is that of the sources
+// beside it.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,6 +1,7 @@
 /**
- * Stack traces of a build name the file, line and function of the sources. Node's own --enable-source-maps reads the map of every package as
- * it is loaded, which was a third of the time to start (bench/README.md); here the one map is read when the first trace is.
+ * Stack traces of a build name the file, line and function of the sources. Node's own --enable-source-maps reads the
+ * map of every package as it is loaded, which was a third of the time to start (bench/README.md); here the one map is
+ * read when the first trace is.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { SourceMap, type SourceMapPayload } from "node:module";

@@ -30,13 +30,16 @@ const LOOK_UP_MS = 500;
 const REFUND_MS = 1_000;
 const OUTBOX_IDLE_MS = 500;
 const BUSY = 0.8;
-const BUSY_LOOK_MS = 100;
+const BUSY_CHECK_MS = 100;
 const MAIL_GIVES_WAY_MS = 2_000;
 const SALES_MS = 1_000;
 const AUDIT_MS = 15_000;
 const AUDIT_OVER_MS = 600_000;
 
-/** Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing else. */
+/**
+ * Repeats a step; one that fails is logged and tried again after its pause, so that a store that is away stops nothing
+ * else.
+ */
 async function repeat(
   ctx: Context,
   name: string,
@@ -81,11 +84,11 @@ export function watchSales(ctx: Context, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** Mails give way to orders: while this process is busy they wait, for a moment each time. */
+/** Mails give way to orders: while this process is busy the next batch waits, but not longer than a moment. */
 async function quieter(ctx: Context, signal: AbortSignal): Promise<void> {
   let before = performance.eventLoopUtilization();
-  for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_LOOK_MS) {
-    await idle(ctx.work, "never", BUSY_LOOK_MS, signal);
+  for (let waited = 0; waited < MAIL_GIVES_WAY_MS; waited += BUSY_CHECK_MS) {
+    await idle(ctx.work, "never", BUSY_CHECK_MS, signal);
     const now = performance.eventLoopUtilization();
     if (performance.eventLoopUtilization(now, before).utilization < BUSY) return;
     before = now;
@@ -194,7 +197,7 @@ export async function runWorkers(ctx: Context, mailer: Mailer | null, signal: Ab
       ? repeat(ctx, "outbox", "outbox", OUTBOX_IDLE_MS, signal, async () => {
           await quieter(ctx, signal);
           const sent = await sendOnce(ctx, mailer);
-          // Mail servers take so many a second, and a mail can wait where a shopper cannot.
+          // Mail servers accept only so many a second, and a mail can wait.
           if (sent > 0) await idle(ctx.work, "never", (sent * 1000) / ctx.config.mailRatePerS, signal);
           return sent;
         })

@@ -1,6 +1,6 @@
 /**
- * The auditor of the crash tests and campaigns. It shares no code with the service: its own SQL, its own reading of Redis, of the gateway's
- * list and of the mails that arrived, and what clients were told.
+ * The auditor of the crash tests and campaigns. It shares no code with the service: its own SQL, its own reading of
+ * Redis, of the gateway's list and of the mails that arrived, and what clients were told.
  */
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -49,7 +49,9 @@ async function allMails(folder: string): Promise<string[]> {
   return texts.map((t) => /^message-id:\s*<([^>]+)>/im.exec(t)?.[1] ?? "none");
 }
 
-/** Everything that is wrong, as sentences; none when the books of the sale balance and nothing is under way any more. */
+/**
+ * Everything that is wrong, as sentences; none when the books of the sale balance and nothing is under way any more.
+ */
 export async function faultsOf(p: Places, saleId: string, told: Told): Promise<string[]> {
   const sql = postgres(p.databaseUrl, { max: 1, onnotice: () => {} });
   const redis = new Redis(p.redisUrl, { maxRetriesPerRequest: 1, lazyConnect: true });
@@ -84,7 +86,8 @@ export async function faultsOf(p: Places, saleId: string, told: Told): Promise<s
         restock: boolean | null;
       }[]
     >`
-      select id, reference, reservation_id, status, amount, currency, gateway, restock from orders where sale_id = ${saleId}`;
+      select id, reference, reservation_id, status, amount, currency, gateway, restock from orders
+      where sale_id = ${saleId}`;
     const lines = await sql<{ order_id: string; sku: string; quantity: number }[]>`
       select order_id, sku, quantity from order_lines l join orders o on o.id = l.order_id where o.sale_id = ${saleId}`;
     const outbox = await sql<

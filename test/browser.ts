@@ -1,4 +1,7 @@
-/** A real Chromium over a real service, and what is looked at on every page: what its rules blocked, what it weighs, and axe. */
+/**
+ * A real Chromium over a real service, and what is looked at on every page: what its rules blocked, what it weighs, and
+ * axe.
+ */
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { AxeResults } from "axe-core";

@@ -1,4 +1,7 @@
-/** What `npm run build` makes: it runs where there is no compiler and nothing that only local mode needs, and never in place of newer sources. */
+/**
+ * What `npm run build` makes: it runs where there is no compiler and nothing that only local mode needs, and never in
+ * place of newer sources.
+ */
 import { execFile, spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { appendFile, cp, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";

@@ -1,4 +1,7 @@
-/** The typed client against a real service: what it repeats, what it does not, and that the package works without this repository. */
+/**
+ * The typed client against a real service: what it repeats, what it does not, and that the package works without this
+ * repository.
+ */
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -188,12 +191,12 @@ describe("the client", () => {
     const link = await startProxy(Number(new URL(api.url).port));
     const c = clientOf("watcher", { baseUrl: `http://127.0.0.1:${link.port}` });
     const codes: string[] = [];
-    let looks = 0;
+    let polls = 0;
     for await (const s of c.watch(saleId, { everyMs: 20, onTrouble: (e) => codes.push(e.code) })) {
       expect(s.id).toBe(saleId);
-      if (++looks === 1) link.loseReplies(true);
+      if (++polls === 1) link.loseReplies(true);
       if (codes.length > 1) break;
-      if (looks === 1)
+      if (polls === 1)
         until("trouble", () => codes.length > 1).then(
           () => link.loseReplies(false),
           () => {},

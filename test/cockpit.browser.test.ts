@@ -111,7 +111,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       await page.click("#close");
       await answer(page);
       await until("closed", async () => /closed/.test((await late.textContent("#status-words")) ?? ""));
-      // Who holds a bag still pays.
+      // A shopper who holds a bag can still pay.
       await pay(shop);
       await orderIdOf(shop);
     });

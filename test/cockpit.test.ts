@@ -1,4 +1,7 @@
-/** What the cockpit stands on, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says of its shop. */
+/**
+ * What the cockpit stands on, by HTTP alone: its session, its events, the trail, mails sent again, and what a sale says
+ * of its shop.
+ */
 import { describe, expect, it } from "vitest";
 import { preferredLanguage } from "../src/domain/language.ts";
 import { formatInstant, taxesOf } from "../src/domain/money.ts";

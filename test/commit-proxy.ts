@@ -1,13 +1,17 @@
 /**
- * A link to Postgres that lets a transaction commit and loses the answer: it reads the protocol, holds back what comes from CommandComplete on until
- * ReadyForQuery says that no transaction is open any more, and then resets the link instead of passing it on. What kind of transaction it was is told
- * by its writing statements, so that every kind is met, also one that is added later.
+ * A link to Postgres that lets a transaction commit and loses the answer: it reads the protocol, holds back what comes
+ * from CommandComplete on until ReadyForQuery says that no transaction is open any more, and then resets the link
+ * instead of passing it on. What kind of transaction it was is told by its writing statements, so that every kind is
+ * met, also one that is added later.
  */
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 
 export interface CommitProxy {
   port: number;
-  /** Asked for each committed transaction that wrote something; true loses its answer. `nth`: how often this kind was seen, from 1. */
+  /**
+   * Asked for each committed transaction that wrote something; true loses its answer. `nth`: how often this kind was
+   * seen, from 1.
+   */
   decide(f: (kind: string, nth: number) => boolean): void;
   /** Kinds whose answer was lost, and how often. */
   lost: Map<string, number>;

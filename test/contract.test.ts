@@ -36,7 +36,7 @@ const stockNow = async () =>
   );
 
 describe("the document", () => {
-  it("has every JSON route of the router, and the README names each of them", async () => {
+  it("has every JSON route of the router, and docs/reference.md names each of them", async () => {
     const paths = (await document()).paths;
     const documented = Object.entries(paths).flatMap(([path, methods]) =>
       Object.keys(methods).map((m) => `${m} ${path}`),
@@ -47,12 +47,12 @@ describe("the document", () => {
       .filter((r) => r.method !== "ALL" && r.path.startsWith("/v1"))
       .map((r) => `${r.method.toLowerCase()} ${r.path.replace(/:(\w+)/g, "{$1}")}`);
     expect([...new Set(served)].sort()).toEqual(routed.filter((r) => r.includes(" /v1")).sort());
-    const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+    const reference = readFileSync(new URL("../docs/reference.md", import.meta.url), "utf8");
     for (const route of routed) {
       const [method = "", path] = route.split(" ");
-      expect(readme, route).toContain(`\`${method.toUpperCase()} ${path}\``);
+      expect(reference, route).toContain(`\`${method.toUpperCase()} ${path}\``);
     }
-    for (const code of Object.keys(PROBLEMS)) expect(readme, code).toContain(`\`${code}\``);
+    for (const code of Object.keys(PROBLEMS)) expect(reference, code).toContain(`\`${code}\``);
   });
 
   it("is accepted by the documentation page, which is served without any other host", async () => {
@@ -592,7 +592,7 @@ describe("answers", () => {
     expect(full).toBeGreaterThanOrEqual(0);
     expect(replies[full]?.headers.get("retry-after")).toBeTruthy();
     expect((await holds[full]?.s.read(holds[full]?.id as string))?.body.status).toBe("held");
-    // Who has paid is not kept out by a full line.
+    // A full line does not stop somebody who has paid.
     const paid = replies.findIndex((r) => r.status === 202);
     await until(
       "a confirmed one",

@@ -1,4 +1,6 @@
-/** Every crash point once: each label at one of its phases here, at all of them and in pairs in `npm run test:campaign`. */
+/**
+ * Every crash point once: each label at one of its phases here, at all of them and in pairs in `npm run test:campaign`.
+ */
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { PHASES } from "../src/crash-points.ts";
 import { crashRun, type Lane, labels, openLane } from "./crash.ts";

@@ -1,4 +1,7 @@
-/** Crash points: a real process that kills itself at a label, shoppers and an operator who repeat what got no answer, and the books. */
+/**
+ * Crash points: a real process that kills itself at a label, shoppers and an operator who repeat what got no answer,
+ * and the books.
+ */
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -30,7 +33,7 @@ export function labels(): string[] {
     (f) => f.endsWith(".ts") && statSync(join(SOURCE, f)).isFile(),
   );
   const found = files.flatMap((f) =>
-    [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.]+)"/g)].map((m) => m[1] as string),
+    [...readFileSync(join(SOURCE, f), "utf8").matchAll(/\baround\("([A-Za-z.-]+)"/g)].map((m) => m[1] as string),
   );
   return [...new Set(found)].sort();
 }
@@ -100,7 +103,10 @@ export async function startProcess(world: Pick<World, "env">, env: Record<string
   };
 }
 
-/** Asks again with the same key until there is an answer that says something: a lost one, a 503 or a process that is gone says nothing. */
+/**
+ * Asks again with the same key until there is an answer that says something: a lost one, a 503 or a process that is
+ * gone says nothing.
+ */
 async function insist<T>(url: () => string, ask: (url: string) => Promise<Reply<T>>): Promise<Reply<T>> {
   return until(
     "an answer",
@@ -142,7 +148,10 @@ async function halfPaid(lane: Lane, saleId: string, customerId: string) {
   return { ...common, reference, state: "queued" as const };
 }
 
-/** What a process before this one left half done: a pin without a row, a payment outside the line, a capture without an order. */
+/**
+ * What a process before this one left half done: a pin without a row, a payment outside the line, a capture without an
+ * order.
+ */
 async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   const { ctx } = lane.helper.service;
   const sale = await ctx.sales.get(saleId);
@@ -159,7 +168,10 @@ async function leaveHalves(lane: Lane, saleId: string): Promise<void> {
   );
 }
 
-/** A payment that ended unpaid by our books, and a gateway that captured it: once while the hold lives, once after it is gone. */
+/**
+ * A payment that ended unpaid by our books, and a gateway that captured it: once while the hold lives, once after it is
+ * gone.
+ */
 async function leaveLateMoney(lane: Lane, saleId: string): Promise<void> {
   const { ctx } = lane.helper.service;
   const sale = await ctx.sales.get(saleId);
@@ -252,7 +264,7 @@ function play(lane: Lane, saleId: string, url: () => string, told: Story["told"]
   ];
 }
 
-/** Goes to the bank's page and never comes back: the door is closed and the bag comes back. */
+/** Goes to the bank's page and never comes back: the payment is cancelled at the gateway and the bag comes back. */
 async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
   const held = await insist(url, (u) => shopper(u, "bank").reserve(saleId, "k"));
   await until(
@@ -268,8 +280,9 @@ async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
 }
 
 /**
- * Plays the sale against a process that kills itself at `crashes[0]`, then against one that does at `crashes[1]`, and at last against one that
- * lives; waits until nothing is under way, and answers what is wrong. Throws when a label is not hit: a run without its fault is void.
+ * Plays the sale against a process that kills itself at `crashes[0]`, then against one that does at `crashes[1]`, and
+ * at last against one that lives; waits until nothing is under way, and answers what is wrong. Throws when a label is
+ * not hit: a run without its fault is void.
  */
 export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]> {
   const { world } = lane;
@@ -340,7 +353,9 @@ async function settledFaults(
   return faults;
 }
 
-/** The same story against one process that lives through it; `begin` is called when it is ready. Answers what is wrong. */
+/**
+ * The same story against one process that lives through it; `begin` is called when it is ready. Answers what is wrong.
+ */
 export async function playThrough(
   lane: Lane,
   env: Record<string, string>,

@@ -166,7 +166,8 @@ describe("an older database", () => {
       { sale_id: "s", key: "kkk", state: "c" },
     ]);
     expect(
-      await client`select o.reference, l.sku, b.kind from orders o join order_lines l on l.order_id = o.id join outbox b on b.order_id = o.id`,
+      await client`select o.reference, l.sku, b.kind
+        from orders o join order_lines l on l.order_id = o.id join outbox b on b.order_id = o.id`,
     ).toMatchObject([{ reference, sku: "bag", kind: "confirmation" }]);
     await client.end();
     await database.drop();

@@ -1,4 +1,4 @@
-/** A disk of one's own that can be made full: a tmpfs, where this machine lets us mount one. */
+/** A private disk that can be filled up: a tmpfs, where this machine permits mounting one. */
 import { spawnSync } from "node:child_process";
 import { mkdtemp, rm, statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,4 +1,7 @@
-/** The docs are true: links lead somewhere, examples run, and alerts and dashboard name metrics that the service really has. */
+/**
+ * The docs are true: links lead somewhere, examples run, and alerts and dashboard name metrics that the service really
+ * has.
+ */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -23,6 +26,12 @@ const PAGES = [
   "docs/integration.md",
   "docs/handbook.md",
   "docs/failures.md",
+  "docs/handbook.ja.md",
+  "docs/failures.ja.md",
+  "docs/reference.md",
+  "docs/protocol.md",
+  "docs/measurements.md",
+  "docs/decisions.md",
 ];
 const read = (path: string) => readFile(join(ROOT, path), "utf8");
 
@@ -147,14 +156,14 @@ describe("alerts and dashboard", () => {
       groups: Array<{ rules: Array<{ alert: string; expr: string; annotations: { summary: string; do: string } }> }>;
     };
     const alerts = rules.groups.flatMap((g) => g.rules);
-    const board = JSON.parse(await read("docs/grafana.json")) as {
+    const dashboard = JSON.parse(await read("docs/grafana.json")) as {
       panels: Array<{ title: string; targets: Array<{ expr: string }> }>;
       templating: { list: Array<{ query: string }> };
     };
     const exprs = [
       ...alerts.map((r) => r.expr),
-      ...board.panels.flatMap((p) => p.targets.map((t) => t.expr)),
-      ...board.templating.list.map((t) => t.query).filter((q) => q.startsWith("label_values")),
+      ...dashboard.panels.flatMap((p) => p.targets.map((t) => t.expr)),
+      ...dashboard.templating.list.map((t) => t.query).filter((q) => q.startsWith("label_values")),
     ];
     expect(exprs.length).toBeGreaterThan(30);
     for (const a of alerts) expect(a.annotations.do, a.alert).toBeTruthy();

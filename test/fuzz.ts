@@ -1,6 +1,6 @@
 /**
- * Requests nobody would write, at every route of the service's own /openapi.json, several at a time so that good ones travel with bad ones. Each
- * answer must be one that the document names, and the service must go on selling.
+ * Requests nobody would write, at every route of the service's own /openapi.json, several at a time so that good ones
+ * travel with bad ones. Each answer must be one that the document names, and the service must go on selling.
  */
 import { Agent, request as rawRequest } from "node:http";
 import fc from "fast-check";

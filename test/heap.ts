@@ -1,6 +1,6 @@
 /**
- * How much memory another node process keeps, by its inspector: the process needs no route and no line of its own for it, only `--inspect=0`
- * among its options, and to print where it listens (as node does on its standard error).
+ * How much memory another node process keeps, by its inspector: the process needs no route and no line of its own for
+ * it, only `--inspect=0` among its options, and to print where it listens (as node does on its standard error).
  */
 import { randomBytes } from "node:crypto";
 import { connect } from "node:net";

@@ -1,4 +1,7 @@
-/** What callers send who mean no good, or whose programs are broken: texts, values, and bodies made from the document's own schemas. */
+/**
+ * What callers send who mean no good, or whose programs are broken: texts, values, and bodies made from the document's
+ * own schemas.
+ */
 import fc from "fast-check";
 
 /** A schema as /openapi.json has it. */

@@ -1,7 +1,8 @@
 /**
- * An explicit-state model of the ladder for late money, which the protocol's first model did not cover: a gateway that captures after it had said
- * declined, two reconcilers that may crash at every step, a shopper who pays again, another who wants the bag, and expiry. Breadth first over
- * every order of steps, so a trace is a shortest one. Each rule taken out must give a trace; all rules on must give none.
+ * An explicit-state model of the ladder for late money, which the protocol's first model did not cover: a gateway that
+ * captures after it had said declined, two reconcilers that may crash at every step, a shopper who pays again, another
+ * who wants the bag, and expiry. Breadth first over every order of steps, so a trace is a shortest one. Each rule taken
+ * out must give a trace; all rules on must give none.
  */
 import { describe, expect, it } from "vitest";
 
@@ -20,7 +21,10 @@ interface State {
   late: number;
 }
 interface Rules {
-  /** The hold is pinned again before the units are claimed again; without it they are claimed whenever Postgres has room. */
+  /**
+   * The hold is pinned again before the units are claimed again; without it they are claimed whenever Postgres has
+   * room.
+   */
   pin: boolean;
   /** A confirm that finds its hold held under the same reference pins it again. */
   repin: boolean;
@@ -38,7 +42,8 @@ const reservationOf = (ref: string) => Number(ref[0]);
 const start = (): State => ({
   free: 0,
   claimed: 0,
-  // Reservation 0 is paying under 0a, which the gateway has declined and Postgres has recorded so; the hold was not told yet.
+  // Reservation 0 is paying under 0a, which the gateway has declined and Postgres has recorded so; the hold was not
+  // told yet.
   holds: [
     { s: "P", ref: "0a", grace: false },
     { s: "-", ref: "", grace: false },

@@ -1,4 +1,7 @@
-/** The answer to COMMIT lost: it was committed, and who asked does not know. At every kind of transaction that the service makes. */
+/**
+ * The answer to COMMIT lost: it was committed, and who asked does not know. At every kind of transaction that the
+ * service makes.
+ */
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { startCommitProxy } from "./commit-proxy.ts";
 import { type Lane, labels, openLane, playThrough } from "./crash.ts";

@@ -1,4 +1,7 @@
-/** Many requests in little time: raw HTTP over a few connections, several under way on each. For tests of what many requests leave behind. */
+/**
+ * Many requests in little time: raw HTTP over a few connections, several under way on each. For tests of what many
+ * requests leave behind.
+ */
 import { get, type IncomingMessage } from "node:http";
 import { connect, type Socket } from "node:net";
 

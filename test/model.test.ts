@@ -1,4 +1,7 @@
-/** Random histories of the real scripts on a real Redis, beside a model of a few integers and maps. The books are checked after each step. */
+/**
+ * Random histories of the real scripts on a real Redis, beside a model of a few integers and maps. The books are
+ * checked after each step.
+ */
 
 import fc from "fast-check";
 import { expect, it } from "vitest";

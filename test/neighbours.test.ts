@@ -1,4 +1,7 @@
-/** One request never fails another's: what one of them carries is refused to it alone, at the door, and beneath it by whichever store refuses. */
+/**
+ * One request never fails another's: what one of them carries is refused to it alone, at the door, and beneath it by
+ * whichever store refuses.
+ */
 import { connect } from "node:net";
 import { eq } from "drizzle-orm";
 import { nanoid } from "nanoid";

@@ -1,4 +1,7 @@
-/** What a campaign runs on: Redis with a replica, Postgres, the sandbox gateway and a mail server, each behind a TCP link, and four processes. */
+/**
+ * What a campaign runs on: Redis with a replica, Postgres, the sandbox gateway and a mail server, each behind a TCP
+ * link, and four processes.
+ */
 import { join } from "node:path";
 import { nanoid } from "nanoid";
 import { startPostgres } from "../src/local/postgres.ts";

@@ -1,4 +1,7 @@
-/** The shoppers of a campaign: each presses until there is an outcome, by a stream of choices of its own, and remembers what it was told. */
+/**
+ * The shoppers of a campaign: each presses until there is an outcome, by a stream of choices of its own, and remembers
+ * what it was told.
+ */
 import { pick, type Random, randomOf } from "../src/local/random.ts";
 import type { Processes } from "./nemesis-servers.ts";
 import { inParallel, pause, shopper } from "./support.ts";

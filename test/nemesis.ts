@@ -1,7 +1,8 @@
 /**
- * A campaign: two api and two worker processes, Redis with a replica, Postgres, the sandbox gateway and a mail server, all real and each behind
- * a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults. Then everything is healed, and the auditor reads
- * the books. Every choice comes from one seed: each shopper and the nemesis have streams of their own, so that none depends on another's timing.
+ * A campaign: two api and two worker processes, Redis with a replica, Postgres, the sandbox gateway and a mail server,
+ * all real and each behind a TCP link; shoppers with journals of what they were told; and a nemesis that draws faults.
+ * Then everything is healed, and the auditor reads the books. Every choice comes from one seed: each shopper and the
+ * nemesis have streams of their own, so that none depends on another's timing.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

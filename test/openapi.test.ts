@@ -1,4 +1,7 @@
-/** The document is true: real answers of every route have the shapes that it names and no others, and so have its examples. */
+/**
+ * The document is true: real answers of every route have the shapes that it names and no others, and so have its
+ * examples.
+ */
 import { fileURLToPath } from "node:url";
 import { lintFromString, loadConfig } from "@redocly/openapi-core";
 import { Ajv2020 } from "ajv/dist/2020.js";

@@ -1,4 +1,6 @@
-/** What every page must keep: no serious fault that axe knows, no wider than the screen, light, nothing from elsewhere. */
+/**
+ * What every page must keep: no serious fault that axe knows, no wider than the screen, light, nothing from elsewhere.
+ */
 import { mkdir } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -51,7 +53,7 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       const { page, loads } = visitor;
       const saleId = await saleWith({ name: locale === "ja-JP" ? "新春福袋 2027" : "New Year lucky bags 2027" });
       const faults: string[] = [];
-      const look = async (name: string) => {
+      const check = async (name: string) => {
         // Letters have to be drawn before a picture is taken or contrast is measured.
         await page.evaluate("document.fonts.ready");
         for (const fault of await seriousFaults(page)) faults.push(`${name}: ${fault}`);
@@ -66,42 +68,42 @@ describe.skipIf(!chromiumPath)("in a browser", () => {
       };
       await page.goto(`/s/${saleId}`);
       await page.waitForSelector(`${buyButton}:enabled`);
-      await look("shop");
+      await check("shop");
       await page.click(buyButton);
       await shown(page, "details");
-      await look("details");
+      await check("details");
       await fillIn(page, { token: "tok_slow" });
-      await look("review");
+      await check("review");
       await page.click("#pay");
       await shown(page, "paying");
-      await look("paying");
+      await check("paying");
       await orderIdOf(page);
-      await look("done");
+      await check("done");
       await page.click("#to-order");
       await page.waitForSelector("#order-lines tr");
-      await look("order");
+      await check("order");
       await page.goto("/mails");
-      await look("mails");
+      await check("mails");
       await page.click("tbody a");
       await page.waitForSelector("iframe");
-      await look("mail");
+      await check("mail");
       await page.goto(`/mails/preview/${saleId}`);
-      await look("mail-preview");
+      await check("mail-preview");
       await page.goto("/admin");
-      await look("sign-in");
+      await check("sign-in");
       await page.fill("#token", ADMIN_TOKEN);
       await page.click('main button[type="submit"]');
       await page.goto(`/admin?sale=${saleId}`);
       await until("the lights", async () => (await page.$$('.light[data-state="ok"]')).length === 3);
       if (IMAGES) await smallRush(saleId);
-      await look("cockpit");
+      await check("cockpit");
       await page.click('[data-top-up="bag"]');
-      await look("ask");
+      await check("ask");
       await page.goto("/admin/new");
       await page.waitForSelector("#sku-1");
-      await look("new-sale");
+      await check("new-sale");
       await page.goto(`/admin/sales/${saleId}/certificate`);
-      await look("certificate");
+      await check("certificate");
       expect(faults).toEqual([]);
       console.log(loads.map(({ path, bytes }) => `${path.replace(saleId, "…")} ${bytes}`).join(", "));
       const heavy = loads.filter(({ bytes }) => bytes > PAGE_BYTES_MAX);

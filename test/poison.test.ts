@@ -1,4 +1,6 @@
-/** Beneath the door: a poisoned row in every path where requests go together. Whoever stood beside it notices nothing. */
+/**
+ * Beneath the door: a poisoned row in every path where requests go together. Whoever stood beside it notices nothing.
+ */
 import { eq } from "drizzle-orm";
 import { describe, expect, it } from "vitest";
 import { ArgumentRefused, NotStorable } from "../src/domain/errors.ts";

@@ -1,8 +1,9 @@
 /**
- * Four more explicit-state models of what the protocol's first one left open: 3-D Secure with a second shopper who wants the bag, and a rebuild by two
- * processes that may crash at every step while a payment is claimed. No order of steps may give a fault. (What each rule of a rebuild is for shows
- * in the first model's H8 to H10: here a payment in line is rebuilt as paying, and one rule alone is not missed. The last two
- * are of what the second could not find: its payment has a row from the start, and its rebuilds no fence.)
+ * Four explicit-state models: 3-D Secure with a second shopper who wants the bag; a rebuild by two processes that may
+ * crash at every step while a payment is claimed; a pin, its payment's row, and a rebuild in between; and two
+ * rebuilders, one of them slow. No order of steps may give a fault. The second one shows only that all rules together
+ * are sound: leaving out one of them is not noticed there, since a payment in line is rebuilt as paying. The last two
+ * cover what it cannot show, because its payment has a row from the start and its rebuilds have no fence.
  */
 import { describe, expect, it } from "vitest";
 
@@ -19,7 +20,10 @@ function stepsFrom<S>(s: S) {
   return { out, step };
 }
 
-/** Breadth first; the first faulty state and its shortest trace. `faultsOf` hears whether anything but an outside event can still happen. */
+/**
+ * Breadth first; the first faulty state and its shortest trace. `faultsOf` hears whether anything but an outside event
+ * can still happen.
+ */
 function search<S>(first: S, next: (s: S) => Array<Step<S>>, faultsOf: (s: S, quiet: boolean) => string[]) {
   const seen = new Map<string, string[]>([[JSON.stringify(first), []]]);
   const queue = [JSON.stringify(first)];
@@ -72,7 +76,7 @@ describe("3-D Secure with two shoppers for one bag", () => {
             n.holds[0] = "H";
           });
         else if (s.gateway[0] === "act" && !s.closing)
-          step("the deadline passes: the door is closed at the gateway", (n) => {
+          step("the deadline passes: cancelled at the gateway", (n) => {
             n.gateway[0] = "canceled";
             n.closing = true;
           });
@@ -117,7 +121,7 @@ describe("3-D Secure with two shoppers for one bag", () => {
     if (quiet && captured !== s.orders.length) out.push("P2: a capture without an order");
     return out;
   };
-  it("closing the door before releasing keeps every order of steps sound", () => {
+  it("cancelling at the gateway before releasing keeps every order of steps sound", () => {
     expect(search(first, next(true), faultsOf)).toMatchObject({ faults: [] });
   });
   it("without it the bag is sold and charged twice", () => {
@@ -311,7 +315,7 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
     pg: { ep: number; mirror: string };
     /** Epoch 0 = no such sale; fenced 0 = not. The journal has the hold's entry with its epoch, 0 = none. */
     redis: { ep: number; fenced: number; hold: string; journal: number };
-    builders: Array<{ at: "looked" | "fenced" | "drained" | "raised"; ep: number; hold: string } | null>;
+    builders: Array<{ at: "read" | "fenced" | "drained" | "raised"; ep: number; hold: string } | null>;
     granted: boolean;
   }
   interface Rules {
@@ -347,11 +351,11 @@ describe("two rebuilders, one of them slow, and a hold that is granted in betwee
         });
       s.builders.forEach((b, k) => {
         const to = (n: State, change: Partial<NonNullable<State["builders"][number]>>) => {
-          n.builders[k] = { at: "looked", ep: 0, hold: "-", ...b, ...change };
+          n.builders[k] = { at: "read", ep: 0, hold: "-", ...b, ...change };
         };
         if (!b && !(live && s.redis.ep === s.pg.ep))
           step(`b${k}: sees that the sale is not whole`, (n) => to(n, { ep: s.pg.ep }));
-        if (b?.at === "looked")
+        if (b?.at === "read")
           step(`b${k}: fences epoch ${b.ep}`, (n) => {
             if (s.redis.ep > b.ep) n.builders[k] = null;
             else {

@@ -54,7 +54,7 @@ describe("reserve", () => {
     expect((await op.sale(saleId)).items).toMatchObject([{ free: 0 }, { free: 0 }]);
   });
 
-  it("during top-ups in the rush sells every unit once", async () => {
+  it("during top-ups under load sells every unit once", async () => {
     const saleId = (await op.create({ items: bags(5) })).body.id;
     const [replies] = await Promise.all([
       times(100, async (i) => {

@@ -58,7 +58,7 @@ describe("Redis", () => {
 
     const fresh = await until("the sale to go on", async () => {
       const r = await shopper(api.url, "after").reserve(saleId, "k");
-      // Never SOLD_OUT, which would send a shopper away: units are free, though the boards of before may still be up.
+      // Never SOLD_OUT, which would send a shopper away: units are free, though refusal leases of before may still run.
       if (r.status !== 201) expect(r.body.code).toMatch(/^(UNAVAILABLE|ALL_HELD)$/);
       if (r.status !== 201) expect(Number(r.headers.get("retry-after"))).toBeGreaterThan(0);
       return r.status === 201 && r;
@@ -132,7 +132,7 @@ describe("Redis", () => {
     }
   });
 
-  it("with a stock figure deleted by hand is unknown, never 0: the sale is rebuilt", async () => {
+  it("with a stock count deleted by hand is unknown, never 0: the sale is rebuilt", async () => {
     const saleId = (await op.create()).body.id;
     await ctx().redis.client.del(saleKeys(saleId).transitionKeys[1] as string);
     await until("the sale to go on", async () => (await shopper(api.url, "del").reserve(saleId, "k")).status === 201);
@@ -432,7 +432,7 @@ describe("Postgres, the last guard", () => {
       0,
     );
     expect(owner).toMatchObject({ state: "declined", claimed: false });
-    // Rule B: whoever comes later acts on what is stored.
+    // Rule B: a later worker acts on what is stored.
     expect(
       await settlePayment(ctx().db, taken, { outcome: "captured", chargeId: "x", amount: 1000, currency: "JPY" }, 0),
     ).toMatchObject({ state: "declined" });

@@ -1,4 +1,7 @@
-/** Postgres restored from an older copy while Redis and the gateway are newer: selling stops, and a person has a way out that forgets no charge. */
+/**
+ * Postgres restored from an older copy while Redis and the gateway are newer: selling stops, and a person has a way out
+ * that forgets no charge.
+ */
 import { eq } from "drizzle-orm";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { PostgresOlder } from "../src/domain/errors.ts";
@@ -189,7 +192,8 @@ describe("Postgres restored from an older copy", () => {
     await world.copy();
     told.push(...(await buy(saleId, people("card", 10), CARD)));
     await resting(saleId);
-    // As if no beat lay between, and a payment that was in line then and has been captured since: in line too long, by this copy.
+    // As if no beat lay between, and a payment that was in line then and has been captured since: in line too long, by
+    // this copy.
     const inLine =
       "update payments set state = 'queued', claimed = false, queued_at = now() - interval '1 day', captured_at = null where ctid =";
     await world.restore(

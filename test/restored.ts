@@ -1,4 +1,7 @@
-/** An older copy of a database in the place of the one that is in use, behind a link that is cut as a restore would cut it. */
+/**
+ * An older copy of a database in the place of the one that is in use, behind a link that is cut as a restore would cut
+ * it.
+ */
 import postgres from "postgres";
 import { startProxy } from "./proxy.ts";
 import { makeWorld, type Running, type World } from "./support.ts";
@@ -8,7 +11,10 @@ export interface RestoreWorld extends World {
   serve(env?: Record<string, string>): Promise<Running>;
   /** A copy of the database as it is now. */
   copy(): Promise<void>;
-  /** The copy takes the place of the database, and every connection is cut; `change` is run in it before anyone connects. */
+  /**
+   * The copy takes the place of the database, and every connection is cut; `change` is run in it before anyone
+   * connects.
+   */
   restore(change?: string): Promise<void>;
 }
 

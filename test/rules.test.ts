@@ -82,7 +82,8 @@ describe("rule B", () => {
   it("who finds that another one decided goes on with what is stored, never with its own outcome", async () => {
     const { saleId } = await saleWith(1);
     const { s, id, reference } = await queued(saleId, "zombie");
-    // The gateway captures; while this worker is frozen another one finds that out and records it; then this one wakes with a wrong outcome.
+    // The gateway captures; while this worker is frozen another one finds that out and records it; then this one wakes
+    // with a wrong outcome.
     const frozen: Gateway = {
       ...sandbox(),
       async charge(request) {
@@ -170,7 +171,7 @@ describe("rule K", () => {
 });
 
 describe("rule L", () => {
-  it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its figure once", async () => {
+  it("units that Redis gave up before it was lost are taken again in the new one, and Postgres lowers its count once", async () => {
     const { saleId, sale } = await saleWith(5);
     await ctx().db.insert(stockMoves).values({
       id: "mv_less",
@@ -187,7 +188,7 @@ describe("rule L", () => {
     await ctx().redis.client.del(...saleKeys(saleId).transitionKeys, saleKeys(saleId).moves);
     await rebuildSale(ctx(), saleId);
     await until(
-      "the boards of before to lapse",
+      "the refusal leases of before to lapse",
       async () => (await shopper(api.url, "l").reserve(saleId, "k")).status === 201,
     );
     await reconcileOnce(ctx());
@@ -547,7 +548,8 @@ describe("a rebuild while a payment ends", () => {
         async () =>
           (await client`select 1 from pg_locks where relation = 'payments'::regclass and not granted`).length > 0,
       );
-      await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined', ended_at = now(), check_at = null where reference = ${row.reference}`;
+      await tx`update payments set state = 'declined', claimed = false, decline_code = 'card_declined',
+        ended_at = now(), check_at = null where reference = ${row.reference}`;
       await tx`update items set claimed = claimed - 1 where sale_id = ${saleId}`;
     });
     await client.end();

@@ -1,4 +1,4 @@
-/** The rush: refused from memory, shed in order of mercy, and never at the cost of those who hold a bag. */
+/** The opening second: refusals from memory, load shed by priority, and never at the cost of those who hold a bag. */
 import { request } from "node:http";
 import { describe, expect, it } from "vitest";
 import { startProxy } from "./proxy.ts";
@@ -166,8 +166,8 @@ describe("shedding", () => {
   });
 });
 
-describe("the two doors", () => {
-  it("a route of the rush answers the same through node's door and through Hono's", async () => {
+describe("the fast path", () => {
+  it("answers a hot route as Hono does", async () => {
     const saleId = (await op.create({ items: bags(3) })).body.id;
     const direct = await call(`${api.url}/v1/sales/${saleId}`);
     // An escaped letter in the path is left to Hono, which decodes it.
@@ -178,7 +178,7 @@ describe("the two doors", () => {
     const names = (h: Headers) =>
       [...h.keys()].filter((n) => n !== "transfer-encoding" && n !== "content-length").sort();
     expect(names(escaped.headers)).toEqual(names(direct.headers));
-    const s = shopper(api.url, "doors");
+    const s = shopper(api.url, "both-paths");
     const { id } = (await s.reserve(saleId, "k")).body;
     const again = await s.reserve(`%73${saleId.slice(1)}`, "k");
     expect([again.status, again.body.id, again.headers.get("idempotent-replay")]).toEqual([200, id, "true"]);

@@ -179,7 +179,7 @@ describe("reserve", () => {
     ).rejects.toThrow("too late");
     expect(await redis.client.hlen(HOLDS)).toBe(0);
   });
-  it("a broken figure is an error before the first write, never a number: missing, nan, negative, hex", async () => {
+  it("a broken number is an error before the first write, never a count: missing, nan, negative, hex", async () => {
     for (const wrong of ["nan", "-3", "0x10", "1e3", ""]) {
       await redis.client.hset(FREE, "bag", wrong);
       await expect(reserve("k", "c", "bag:1,box:1")).rejects.toThrow("BROKEN");
@@ -326,7 +326,7 @@ describe("expire", () => {
   });
 });
 
-describe("topUp", () => {
+describe("top-up", () => {
   const topUp = async (id: string, delta: number, sku = "bag") =>
     (await scripts.topUp(stamp, { id, sku, delta, customerId: "", units: 0 })).results[0];
   it("APPLIED once by its id, more and less", async () => {
@@ -366,8 +366,8 @@ describe("read, list and stock", () => {
   });
 });
 
-describe("board", () => {
-  const board = (o: { leaseMs?: number; known?: number; customersMax?: number } = {}) =>
+describe("refusal lease", () => {
+  const lease = (o: { leaseMs?: number; known?: number; customersMax?: number } = {}) =>
     scripts.refusalLease(stamp, { leaseMs: 200, known: 0, customersMax: 10, skus: ["bag", "box"], ...o });
 
   it("shows the units and everyone who ever held something, and moves no sequence number", async () => {
@@ -375,7 +375,7 @@ describe("board", () => {
     await reserve("b", "c 2");
     await release("b", "c 2");
     const before = await seq();
-    const b = await board();
+    const b = await lease();
     expect(b.results).toMatchObject({ reserving: true, customerCount: 2, customers: ["c1", "c 2"] });
     expect(b.results.items).toEqual(
       new Map([
@@ -387,12 +387,12 @@ describe("board", () => {
   });
   it("lists the customers only when they are others than the caller knows of, and not too many", async () => {
     await reserve("a", "c1");
-    expect((await board({ known: 1 })).results).toMatchObject({ customerCount: 1, customers: null });
-    expect((await board({ customersMax: 0 })).results).toMatchObject({ customerCount: 1, customers: null });
+    expect((await lease({ known: 1 })).results).toMatchObject({ customerCount: 1, customers: null });
+    expect((await lease({ customersMax: 0 })).results).toMatchObject({ customerCount: 1, customers: null });
   });
   it("is a lease: what it shows as out is granted to nobody until it is over, though units came back; other items are, and a replay is answered", async () => {
     await reserve("a", "c1", "box:1");
-    await board({ leaseMs: 400 });
+    await lease({ leaseMs: 400 });
     await release("a", "c1");
     expect(await free("box")).toBe(1);
     // Not sold: it is told with the live ones, due when the lease ends.
@@ -404,7 +404,7 @@ describe("board", () => {
     await until("the lease to be over", async () => (await reserve("d", "c3", "box:1"))?.outcome === "HELD");
   });
   it("is never a lease of more than a second: longer ones are refused, and one of before the clock was set back is over", async () => {
-    await expect(board({ leaseMs: 1_001 })).rejects.toThrow(/lease/);
+    await expect(lease({ leaseMs: 1_001 })).rejects.toThrow(/lease/);
     await redis.client.hset(SALE_KEY, "out:box", Date.now() + 3_600_000);
     expect(await reserve("a", "c1", "box:1")).toMatchObject({ outcome: "HELD" });
   });
@@ -426,9 +426,9 @@ describe("fence and install", () => {
     await expect(pay("k", "c", "R1")).rejects.toThrow(StaleEpoch);
     expect(await install({ epoch: 2 })).toBe("INSTALLED");
     stamp.epoch = 2;
-    // Not before every board of the epoch before has lapsed.
+    // Not before every refusal lease of the epoch before has lapsed.
     expect(await reserve("k", "c")).toMatchObject({ outcome: "SHORT", lines: [{ free: 0 }] });
-    await until("the boards to lapse", async () => (await reserve("k", "c"))?.outcome === "HELD");
+    await until("the refusal leases to lapse", async () => (await reserve("k", "c"))?.outcome === "HELD");
   });
   it("FENCED keeps out the image of a rebuild that began before, also where the sale is not there yet", async () => {
     expect(await fence(1)).toMatchObject({ outcome: "FENCED" });
@@ -445,7 +445,8 @@ describe("fence and install", () => {
     expect(await fence(1)).toEqual({ outcome: "BUSY", epoch: 1, seq: 0 });
     expect(await fence(1, "them", 1)).toMatchObject({ outcome: "FENCED" });
     await until("the lease to end", async () => (await fence(1)).outcome === "FENCED");
-    // Redis' clock was set back, or its data came from another machine: nobody's lease ends later than a whole one from now.
+    // Redis' clock was set back, or its data came from another machine: nobody's lease ends later than a whole one from
+    // now.
     await redis.client.hset(SALE_KEY, "fencedBy", "them", "fencedUntil", Date.now() + 3_600_000);
     expect(await fence(1)).toMatchObject({ outcome: "FENCED" });
   });
@@ -678,7 +679,7 @@ describe("headers", () => {
       "BROKEN",
     ]);
     const made = new Set(
-      [...strings, ...[...code.matchAll(/figures\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter(
+      [...strings, ...[...code.matchAll(/counts\('([A-Z]+)'\)/g)].map((m) => m[1] as string)].filter(
         (w) => !REDIS.has(w),
       ),
     );

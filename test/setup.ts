@@ -1,4 +1,7 @@
-/** Once for the whole run: the package's client as it is published, and a Postgres of its own with a migrated template, so that each test file gets a database in no time. */
+/**
+ * Once for the whole run: the package's client as it is published, and a Postgres of its own with a migrated template,
+ * so that each test file gets a database in no time.
+ */
 import { execFileSync } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,4 +1,7 @@
-/** A sick gateway does not take the shop down: calls that end give their permits back, and every odd answer ends in a state with a name. */
+/**
+ * A sick gateway does not take the shop down: calls that end give their permits back, and every odd answer ends in a
+ * state with a name.
+ */
 import { eq, sql } from "drizzle-orm";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { findPayment } from "../src/payments/rows.ts";

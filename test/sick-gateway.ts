@@ -17,7 +17,10 @@ export interface Charge {
 
 /** What a call answers instead of the truth. A body that is a string is sent as it is; "silence" never answers. */
 export type Odd = { status: number; body: unknown; delayMs?: number } | "silence" | undefined;
-/** `n` counts the calls of this kind for this reference, from 1; `charge` is what is in the ledger once the call is done. */
+/**
+ * `n` counts the calls of this kind for this reference, from 1; `charge` is what is in the ledger once the call is
+ * done.
+ */
 export type Behaviour = (o: { reference: string; n: number; charge: Charge | undefined }) => Odd;
 
 export interface SickGateway {

@@ -1,6 +1,6 @@
 /**
- * Nothing leaks: every kind of request that exists, thousands of times each, against a service in a process of its own; what its heap keeps
- * after a collection is level. Which kinds and how often: soak-kinds.ts.
+ * Nothing leaks: every kind of request that exists, thousands of times each, against a service in a process of its own;
+ * what its heap keeps after a collection is level. Which kinds and how often: soak-kinds.ts.
  */
 import { expect, it } from "vitest";
 import { startProcess } from "./crash.ts";
@@ -9,7 +9,9 @@ import { askMany } from "./many-requests.ts";
 import { type Kind, type Stage, setScene } from "./soak-kinds.ts";
 import { makeWorld } from "./support.ts";
 
-/** The first two fill what may be filled: caches, compiled code, connections. The others are compared, three with three. */
+/**
+ * The first two fill what may be filled: caches, compiled code, connections. The others are compared, three with three.
+ */
 const ROUNDS = 8;
 const WARM_UP = 2;
 const LEVEL = 1.05;

@@ -1,4 +1,4 @@
-/** What the tests stand on: real servers of their own, a service over them, and shoppers who speak HTTP. */
+/** What the tests run on: real servers of their own, a service over them, and shoppers who speak HTTP. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,6 @@
-/** The world of a test file: servers of its own, one service over them, and its operator, for all the tests of the file. */
+/**
+ * The world of a test file: servers of its own, one service over them, and its operator, for all the tests of the file.
+ */
 import { afterAll, beforeAll } from "vitest";
 import { makeWorld, operator, type Running, type World } from "./support.ts";
 

@@ -1,8 +1,9 @@
 /**
  * The typed client, `import { makeClient } from "fukubukuro/client"`: for browsers and Node, depends on nothing.
  *
- * Every call may be repeated: a lost answer, a time-out, 429 and 5xx are tried again with the same key until `giveUpMs`, no sooner than
- * `Retry-After` says. A refusal (409, 403, 410, 402, 422) is an answer: it is thrown as a `FukubukuroError` with its `code`.
+ * Every call may be repeated: a lost answer, a time-out, 429 and 5xx are tried again with the same key until
+ * `giveUpMs`, no sooner than `Retry-After` says. A refusal (409, 403, 410, 402, 422) is an answer: it is thrown as a
+ * `FukubukuroError` with its `code`.
  */
 
 export interface Sale {
@@ -46,7 +47,9 @@ export interface Reservation {
   payment?:
     | {
         id: string;
-        /** queued, sending, action_required, unknown; declined while held. Unknown is not failed: it is being looked up. */
+        /**
+         * queued, sending, action_required, unknown; declined while held. Unknown is not failed: it is being looked up.
+         */
         status: string;
         /** Place in the line, from 1, while queued. */
         position?: number | undefined;
@@ -110,7 +113,10 @@ export interface ClientOptions {
   fetch?: typeof fetch;
 }
 
-/** A refusal by the service (`code` of the README's table), or `NO_ANSWER` when none came in time: then it is not known what happened. */
+/**
+ * A refusal by the service (`code` as in docs/reference.md), or `NO_ANSWER` when none came in time: then it is not
+ * known what happened.
+ */
 export class FukubukuroError extends Error {
   readonly status: number;
   readonly code: string;
@@ -174,7 +180,10 @@ interface WatchOptions extends Following {
 export function makeClient(options: ClientOptions = {}) {
   const wire = new Wire(options);
   return {
-    /** The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its own. */
+    /**
+     * The service's clock as far as it is known: `now()` in ms since 1970. For countdowns; the service decides by its
+     * own.
+     */
     clock: { now: wire.clock.now },
 
     /** The sale with live availability, at most 250 ms old (a second behind a cache). */
@@ -182,10 +191,16 @@ export function makeClient(options: ClientOptions = {}) {
       return (await wire.json<Sale>(salePath(saleId), o)).body;
     },
 
-    /** The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to `onTrouble`. */
+    /**
+     * The sale now and then every `everyMs`, with some jitter, until the signal. A failure is waited out, and told to
+     * `onTrouble`.
+     */
     watch: (saleId: string, o?: WatchOptions): AsyncGenerator<Sale> => watch(wire, saleId, o),
 
-    /** All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation, however often it is sent. */
+    /**
+     * All lines or none. Keep the idempotency key where a reload finds it: the same key is the same reservation,
+     * however often it is sent.
+     */
     async reserve(
       saleId: string,
       request: { lines: Line[]; idempotencyKey: string; signal?: AbortSignal },
@@ -210,7 +225,10 @@ export function makeClient(options: ClientOptions = {}) {
       return (await wire.json<Reservation>(reservationPath(id), o)).body;
     },
 
-    /** The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST when a Redis failure took it. */
+    /**
+     * The reservation as it changes, from its present state until a final one; reconnects by itself. Throws HOLD_LOST
+     * when a Redis failure took it.
+     */
     events: (id: string, o?: Following): AsyncGenerator<Reservation> => events(wire, id, o),
 
     /** Gives a hold back; again is the same. */
@@ -222,9 +240,9 @@ export function makeClient(options: ClientOptions = {}) {
       confirm(wire, id, request, o),
 
     /**
-     * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is `action_required`), or is `held`
-     * again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the payment that is there. `onChange` hears of each state on
-     * the way, with the place in the line.
+     * Pays and follows the payment: answers once it is `confirmed`, needs the shopper (`payment.status` is
+     * `action_required`), or is `held` again after too long a line. Throws PAYMENT_DECLINED. Repeating it joins the
+     * payment that is there. `onChange` hears of each state on the way, with the place in the line.
      */
     confirmAndWait: (id: string, request: ConfirmRequest, o?: Following & { onChange?: (r: Reservation) => void }) =>
       confirmAndWait(wire, id, request, o),
@@ -421,7 +439,10 @@ function pauseOf(error: FukubukuroError | null, tries: number): number {
   return Math.min(PAUSE_MS * 2 ** (tries - 1), PAUSE_MS_MAX) * (0.5 + Math.random() * 0.5);
 }
 
-/** Our own stop follows the caller's signal until we leave: that one may live for days, and `AbortSignal.any` would leave a trace on it each time. */
+/**
+ * Our own stop follows the caller's signal until we leave: that one may live for days, and `AbortSignal.any` would
+ * leave a trace on it each time.
+ */
 function stopWith(own: AbortController, theirs: AbortSignal | undefined): () => void {
   if (!theirs) return () => {};
   const stop = () => own.abort(theirs.reason);
@@ -495,8 +516,8 @@ async function* dataOf(body: ReadableStream<Uint8Array>, alive: () => void): Asy
 }
 
 /**
- * An answer was on its way for some time, so each says that the service's clock is at least that far ahead of ours: the furthest of the
- * latest ones is the nearest to the truth. By our monotonic clock, which nobody sets.
+ * An answer was on its way for some time, so each says that the service's clock is at least that far ahead of ours: the
+ * furthest of the latest ones is the nearest to the truth. By our monotonic clock, which nobody sets.
  */
 function makeClock() {
   let aheads: number[] = [];

@@ -1,6 +1,7 @@
 /**
- * PROCESSES=n: this process keeps the worker's loops and starts n api processes that share the port. One that ends is replaced; figures of
- * all add up in /metrics. Every state that matters is in the stores, so a process may end at any instruction.
+ * PROCESSES=n: this process keeps the worker's loops and starts n api processes that share the port. One that ends is
+ * replaced; the metrics of all add up in /metrics. Every state that matters is in the stores, so a process may end at
+ * any instruction.
  */
 
 import cluster, { type Worker } from "node:cluster";
@@ -17,8 +18,8 @@ const RESTART_MS = 500;
 const RESTART_MS_MAX = 10_000;
 const FIGURES_MS = 1_000;
 
-type Figures = Awaited<ReturnType<Registry["getMetricsAsJSON"]>>;
-type ToParent = { ask: number } | { figures: Figures; of: number };
+type Values = Awaited<ReturnType<Registry["getMetricsAsJSON"]>>;
+type ToParent = { ask: number } | { values: Values; of: number };
 type ToChild = { give: number } | { answer: number; text: string };
 
 /** Whether this process is one of the api processes that another one started. */
@@ -43,14 +44,14 @@ export async function startApiProcesses(
   let stopping = false;
   let soonEnded = 0;
   const timers = new Set<NodeJS.Timeout>();
-  const waiting = new Map<number, { left: Set<number>; got: Figures[]; done: () => void }>();
+  const waiting = new Map<number, { left: Set<number>; got: Values[]; done: () => void }>();
   let asked = 0;
 
-  /** The figures of every process, added up. One that does not answer in time is left out. */
+  /** The metrics of every process, added up. One that does not answer in time is left out. */
   async function gather(): Promise<string> {
     const of = ++asked;
     const others = Object.values(cluster.workers ?? {}).filter((w) => w?.isConnected()) as Worker[];
-    const got: Figures[] = [];
+    const got: Values[] = [];
     await new Promise<void>((resolve) => {
       if (others.length === 0) return resolve();
       const timer = setTimeout(resolve, FIGURES_MS);
@@ -71,7 +72,7 @@ export async function startApiProcesses(
     } else {
       const w = waiting.get(message.of);
       if (!w?.left.delete(worker.id)) return;
-      w.got.push(message.figures);
+      w.got.push(message.values);
       if (w.left.size === 0) w.done();
     }
   }
@@ -126,15 +127,15 @@ export async function startApiProcesses(
   };
 }
 
-/** In an api process: gives its figures when asked, and has /metrics answer with those of all. */
-export function shareFigures(metrics: Metrics): void {
+/** In an api process: gives its metrics when asked, and has /metrics answer with those of all. */
+export function shareMetrics(metrics: Metrics): void {
   const waiting = new Map<number, (text: string) => void>();
   let asked = 0;
   process.on("message", (message: ToChild) => {
     if ("give" in message) {
       void metrics.registry
         .getMetricsAsJSON()
-        .then((figures) => process.connected && process.send?.({ figures, of: message.give } satisfies ToParent));
+        .then((values) => process.connected && process.send?.({ values, of: message.give } satisfies ToParent));
     } else if ("answer" in message) {
       waiting.get(message.answer)?.(message.text);
       waiting.delete(message.answer);
@@ -145,7 +146,7 @@ export function shareFigures(metrics: Metrics): void {
       const ask = ++asked;
       const timer = setTimeout(() => {
         waiting.delete(ask);
-        reject(new Error("the parent process did not answer with the figures"));
+        reject(new Error("the parent process did not answer with the metrics"));
       }, FIGURES_MS * 2);
       waiting.set(ask, (text) => {
         clearTimeout(timer);

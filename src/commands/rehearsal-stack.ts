@@ -1,4 +1,7 @@
-/** The servers and the service of a rehearsal, in a folder of their own. What is struck down comes back at its port, over its data. */
+/**
+ * The servers and the service of a rehearsal, in a folder of their own. What is struck down comes back at its port,
+ * over its data.
+ */
 import { join } from "node:path";
 import { Redis } from "ioredis";
 import { nanoid } from "nanoid";

@@ -1,6 +1,7 @@
 /**
- * rehearse: what an operator runs before the sale. A whole stack of its own in a temporary folder, a small sale, and things killed before the
- * operator's eyes while shoppers pay; at the end the certificate. Nothing of a real sale is touched.
+ * rehearse: what an operator runs before the sale. A whole stack of its own in a temporary folder, a small sale, and
+ * things killed before the operator's eyes while shoppers pay; at the end the certificate. Nothing of a real sale is
+ * touched.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -5,7 +5,7 @@ import { type Config, readConfig, told } from "../config.ts";
 import { listen } from "../http/server.ts";
 import { readMailbox } from "../local/mailbox.ts";
 import { type Local, needsLocal, startLocal } from "../local/stack.ts";
-import { isApiProcess, shareFigures, startApiProcesses } from "./api-processes.ts";
+import { isApiProcess, shareMetrics, startApiProcesses } from "./api-processes.ts";
 import { logOf } from "./beside.ts";
 import { demoSale } from "./demo-sale.ts";
 
@@ -122,7 +122,7 @@ async function serveApi(config: Config): Promise<void> {
   const log = logOf(config, config.logLevel === undefined && folder !== undefined);
   const mailbox = folder === undefined ? null : readMailbox(folder);
   const service = await compose(config, log, { mailbox, alone: false });
-  shareFigures(service.ctx.metrics);
+  shareMetrics(service.ctx.metrics);
   // The port is shared: what this process cannot answer yet another one can. When Redis is away all say so.
   await service.ctx.redis.ready(5_000).catch(() => {});
   service.start();

@@ -58,7 +58,10 @@ export class NoSuchItem extends Error {
 /** Written by a newer version, which runs beside this one while it is rolled out: left for a process that knows it. */
 export class NewerEntry extends Error {}
 
-/** A script stopped at what it was given, before it wrote anything: whoever was asked for together with it is not to blame. */
+/**
+ * A script stopped at what it was given, before it wrote anything: whoever was asked for together with it is not to
+ * blame.
+ */
 export class ArgumentRefused extends Error {}
 
 /** A request holds a value that a store can never keep. */

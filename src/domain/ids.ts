@@ -16,8 +16,8 @@ export interface ReservationId {
 }
 
 /**
- * Reservation ids are derived, never stored: the same sale, customer and idempotency key make the same id anywhere, and the
- * MAC lets an id that is invented or someone else's be refused before any store is asked.
+ * Reservation ids are derived, never stored: the same sale, customer and idempotency key make the same id anywhere, and
+ * the MAC lets an id that is invented or someone else's be refused before any store is asked.
  */
 export interface Ids {
   /** The key under which Redis holds the reservation of this request. */
@@ -31,7 +31,8 @@ export interface Ids {
 export function makeIds(secret: string): Ids {
   const prefix = hash("sha256", `reservation key ${secret}`);
   const macPrefix = hash("sha256", `reservation mac ${secret}`);
-  // One keyed hash, since this runs for every request: a quarter of it is told, so nobody has the state that a longer message would go on from.
+  // One keyed hash instead of an HMAC, since this runs for every request. Length extension is no danger: only a quarter
+  // of the digest is given out, so nobody knows the state from which a longer message could be continued.
   const mac = (saleNo: number, customerId: string, key: string) =>
     hash("sha256", `${macPrefix}${saleNo}.${PARTITION}.${key}.${customerId}`, "base64url").slice(0, MAC_LENGTH);
   return {
@@ -59,8 +60,9 @@ export function saleNoOfReservation(id: string): number | null {
 const random16 = customAlphabet("0123456789ABCDEFGHJKMNPQRSTVWXYZ", 16);
 
 /**
- * A payment's reference, also its idempotency key at the gateway: 26 characters of [0-9A-Z], which fits every gateway's
- * tightest field (payments.md 0.4). Ten of time keep the rows of one minute together, sixteen are random.
+ * A payment's reference, also its idempotency key at the gateway: 26 characters of [0-9A-Z], which fit every gateway's
+ * tightest field (docs/measurements.md#gateways). Ten are time, which keeps the rows of one minute together; sixteen
+ * are random.
  */
 export function makeReference(nowMs: number): string {
   return nowMs.toString(36).toUpperCase().padStart(10, "0") + random16();

@@ -29,9 +29,9 @@ export const PAYMENT_STATES = [
 export type PaymentState = (typeof PAYMENT_STATES)[number];
 
 /**
- * `queued -> captured` is cash on delivery, where the claim is the whole of the payment. `queued -> cancelled` is a payment
- * nobody sent: it waited too long, or there was no unit to claim. Unknown ends only by what the gateway says (rule A). A capture that is
- * found after its payment had ended is refunded, or honoured while its hold lives: the ladder in recover/reconcile.ts.
+ * How a payment goes while nothing surprising happens. `queued -> captured` is cash on delivery: there is no gateway,
+ * and the claim is the whole payment. `queued -> cancelled` is a payment that was never sent, because it waited too
+ * long or had no unit to claim. `unknown` ends only by what the gateway says (rule A).
  */
 export const PAYMENT_TRANSITIONS: Record<PaymentState, readonly PaymentState[]> = {
   queued: ["sending", "captured", "cancelled"],
@@ -39,11 +39,22 @@ export const PAYMENT_TRANSITIONS: Record<PaymentState, readonly PaymentState[]> 
   action_required: ["captured", "declined", "cancelled", "unknown"],
   unknown: ["captured", "declined", "action_required", "cancelled"],
   captured: ["refunding"],
-  declined: ["refunding"],
-  cancelled: ["refunding"],
+  declined: [],
+  cancelled: [],
   refunding: ["refunded"],
   refunded: [],
 };
+
+/**
+ * Late money: the gateway turns out to have captured a payment that was recorded as ended unpaid. Only recovery takes
+ * these steps (rule N). To `captured` while the hold still lives, it can be pinned again and its units can be claimed
+ * again; to `refunding` (with the row's `late` set) in every other case.
+ */
+export const LATE_STEPS = {
+  declined: ["captured", "refunding"],
+  cancelled: ["captured", "refunding"],
+} as const satisfies Partial<Record<PaymentState, readonly PaymentState[]>>;
+export type LateOutcome = (typeof LATE_STEPS)[keyof typeof LATE_STEPS][number];
 
 /** Known not to have taken money: a further payment for the reservation may begin (rule H). */
 export const PAYMENT_ENDED_UNPAID = ["declined", "cancelled"] as const satisfies readonly PaymentState[];
@@ -64,4 +75,9 @@ export function assertPaymentStep(from: PaymentState, to: PaymentState): void {
 /** States from which `to` may be reached: the guard of a conditional update. */
 export function paymentStatesBefore(to: PaymentState): PaymentState[] {
   return PAYMENT_STATES.filter((from) => PAYMENT_TRANSITIONS[from].includes(to));
+}
+
+/** States from which late money may go to `to`: the guard of the update that takes the step. */
+export function lateStatesBefore(to: LateOutcome): PaymentState[] {
+  return PAYMENT_ENDED_UNPAID.filter((from) => LATE_STEPS[from].includes(to));
 }

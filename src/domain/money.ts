@@ -16,7 +16,7 @@ export function formatMoney(amount: number, currency: string, language: string):
   return format.format(amount / 10 ** (format.resolvedOptions().maximumFractionDigits ?? 0));
 }
 
-/** An instant on the shop's wall: Japan's clock where prices are in yen, else UTC; the zone is said. */
+/** An instant as the shop's clock shows it: Japan's time where prices are in yen, else UTC; with the zone. */
 export function formatInstant(instant: string | number | Date, currency: string, language: string): string {
   const timeZone = currency === "JPY" ? "Asia/Tokyo" : "UTC";
   const format = formatOf(
@@ -27,8 +27,8 @@ export function formatInstant(instant: string | number | Date, currency: string,
 }
 
 /**
- * Taxes contained in tax-included amounts, one row a rate, highest rate first. Rounded down once per rate, not per line, as a
- * qualified invoice must (適格請求書: 消費税法 第五十七条の四). A rate of 0 has no row.
+ * Taxes contained in tax-included amounts, one row a rate, highest rate first. Rounded down once per rate, not per
+ * line, as a qualified invoice must (適格請求書: 消費税法 第五十七条の四). A rate of 0 has no row.
  */
 export function taxesOf(
   parts: Array<{ amount: number; taxPercent: number }>,

@@ -20,7 +20,7 @@ export interface ShipTo {
 /** A text of the shop's, in one language for everyone or in both. */
 export type OwnText = string | { ja: string; en: string };
 
-/** Who sells: what mails and the last step before paying must name. */
+/** The seller, as mails and the last step before paying must name it. */
 export interface Shop {
   name: OwnText;
   address?: OwnText | undefined;

@@ -20,7 +20,7 @@ export interface Sale {
   shiftMs: number;
   version: number;
   items: Map<string, Item>;
-  /** Carts that were read already, by their lines: in a rush most are alike. */
+  /** Carts that were parsed already, by their lines: under load most are alike. */
   carts: Map<string, Cart>;
   epoch: number;
   runId: string;
@@ -29,19 +29,19 @@ export interface Sale {
   stoppedWhy: string | null;
   /** Highest sequence number seen in this epoch. */
   seqSeen: number;
-  /** Redis clock less ours, ms, never too small. */
+  /** Redis' clock minus ours, ms; rather too large than too small. */
   clockAheadMs: number;
-  /** When that was measured, by our monotonic clock. */
+  /** When that was measured, on our monotonic clock. */
   clockReadAt: number;
 }
 
 const CARTS_MAX = 200;
-/** So long after its end, and the last hold's, a sale is still looked after all the time: late payments arrive. */
-const LOOKED_AFTER_MS = 3_600_000;
+/** How long after its end and the end of its last hold a sale is still visited all the time, for late payments. */
+const VISITED_AFTER_MS = 3_600_000;
 
-/** Long past: the loops visit it only now and then, or a shop of many years would pay for every sale it ever had. */
+/** Long past: the loops visit it only now and then, so that the cost does not grow with every sale a shop ever had. */
 export const isOver = (s: Pick<Sale, "closesAtMs" | "holdMs">): boolean =>
-  Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS;
+  Date.now() > s.closesAtMs + s.holdMs + VISITED_AFTER_MS;
 
 function readCart(sale: Sale, text: string): Cart {
   const lines = text.split(",").map((part): OrderLine => {

@@ -1,4 +1,4 @@
-/** Cash on delivery, 代引き: no outside call. The claim is the whole of the payment; money changes hands at the door. */
+/** Cash on delivery, 代引き: no outside call. The claim is the whole payment; the carrier takes the money. */
 import type { Gateway, GatewayAnswer } from "./port.ts";
 
 const never = async (): Promise<GatewayAnswer> => {

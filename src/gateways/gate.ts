@@ -12,7 +12,10 @@ export interface Permit {
   covers(): boolean;
 }
 
-/** Calls that the caller names: `look` is a look-up, a cancel or a second send; whoever a shopper waits for goes before refunds and lists. */
+/**
+ * Calls that the caller names: `look` is a look-up, a cancel or a second send; whoever a shopper waits for goes before
+ * refunds and lists.
+ */
 export type UrgentUse = "look" | "refund" | "list";
 
 export interface Gate {
@@ -21,7 +24,10 @@ export interface Gate {
   take(kind: "charge"): Promise<Permit | "EMPTY" | "BUSY" | { opensInMs: number }>;
   /** Takes a permit for a call other than a charge, asking again until `waitMs` is over; null when none came free. */
   takeUrgent(use: UrgentUse, waitMs: number, signal?: AbortSignal): Promise<Permit | null>;
-  /** Gives the permit back: the call has ended. Only one that was given up unanswered may still run, and keeps it until the lease ends. */
+  /**
+   * Gives the permit back: the call has ended. Only one that was given up unanswered may still run, and keeps it until
+   * the lease ends.
+   */
   settle(permit: Permit, answer: GatewayAnswer | null, callMs: number | null): Promise<void>;
 }
 

@@ -12,8 +12,9 @@ export interface ChargeRequest {
 }
 
 /**
- * What a gateway said. Two questions stand apart. Did money move? Only `unknown` leaves that open. May the call still be running there? Only
- * when no answer came at all: an answer, whatever it says and however unreadable, has ended the call, and its permit is given back.
+ * What a gateway said. Two questions stand apart. Did money move? Only `unknown` leaves that open. May the call still
+ * be running there? Only when no answer came at all: an answer, whatever it says and however unreadable, has ended the
+ * call, and its permit is given back.
  */
 export type GatewayAnswer =
   | { outcome: "captured"; chargeId: string; amount: number; currency: string }
@@ -47,10 +48,13 @@ export interface Gateway {
   needsPermits: boolean;
   charge(request: ChargeRequest): Promise<GatewayAnswer>;
   lookUp(reference: string): Promise<GatewayAnswer>;
-  /** Closes the door: after `cancelled` a charge under this reference can never happen. */
+  /** After `cancelled` a charge under this reference can never happen. */
   cancel(reference: string): Promise<GatewayAnswer>;
   refund(reference: string, amount: number): Promise<GatewayAnswer>;
-  /** A page of the gateway's own list, oldest first. It may be shorter than asked for: the list goes on while `next` is not null. */
+  /**
+   * A page of the gateway's own list, oldest first. It may be shorter than asked for: the list goes on while `next` is
+   * not null.
+   */
   list(after: string | null, limit: number): Promise<ListPage>;
 }
 

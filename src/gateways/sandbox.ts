@@ -1,4 +1,4 @@
-/** The sandbox gateway, or any other program that speaks what api.md says of it. */
+/** The sandbox gateway (src/local/sandbox-gateway.ts), or any other program that speaks its HTTP interface. */
 import { z } from "zod";
 import { type Gateway, type GatewayAnswer, ListUnread } from "./port.ts";
 

@@ -1,4 +1,7 @@
-/** The shapes of what operators are answered. Each is held to the type of what makes the answer; a test holds real answers to each. */
+/**
+ * The shapes of what operators are answered. Each is held to the type of what makes the answer; a test holds real
+ * answers to each.
+ */
 import { z } from "@hono/zod-openapi";
 import type { Audit } from "../recover/audit.ts";
 import type { Reconciled } from "../recover/reconcile.ts";

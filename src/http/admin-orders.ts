@@ -127,7 +127,8 @@ async function resendMail(door: OperatorDoor, c: Http): Promise<Response> {
   const { id: orderId, order } = await orderOf(ctx, c);
   const [queued] = await ctx.db.execute<{ kind: string }>(sql`
     insert into outbox (order_id, kind, sale_id, language)
-    select order_id, 'confirmation-' || count(*) + 1, min(sale_id), min(language) from outbox where order_id = ${orderId} group by order_id
+    select order_id, 'confirmation-' || count(*) + 1, min(sale_id), min(language)
+    from outbox where order_id = ${orderId} group by order_id
     on conflict (order_id, kind) do nothing returning kind`);
   // Two operators at the same moment: the one mail is on its way.
   if (queued) await door.note("resend mail", order.saleId, { orderId, reason });

@@ -1,4 +1,7 @@
-/** How a route is written: what it says about itself and its handler side by side; limits, errors and figures in one place. */
+/**
+ * How a route is written: what it says about itself and its handler side by side; limits, errors and figures in one
+ * place.
+ */
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { OpenAPIHono } from "@hono/zod-openapi";
 import type { Context as Http } from "hono";
@@ -24,7 +27,7 @@ export interface Routes extends Pick<Answers, "reply" | "json" | "send" | "event
   /** All routes of the document, in the order in which they were made. */
   specs: RouteSpec[];
   route(spec: RouteSpec, handler: Handler): void;
-  /** A route that also has node's own door (fast-path.ts). */
+  /** A route that the fast path answers too (fast-path.ts). */
   hotRoute(spec: RouteSpec, handler: HotHandler): void;
   fastPath(incoming: IncomingMessage, outgoing: ServerResponse): boolean;
   /** The JSON body of a request. */
@@ -129,7 +132,10 @@ function addRoute(kept: Kept, spec: RouteSpec, handler: Handler): void {
   });
 }
 
-/** A hot route has two doors: node's own for the server, Hono's for everything else that Hono does (HEAD, tests, another server). */
+/**
+ * A hot route is registered twice: for the fast path of node's server, and with Hono for everything else that Hono does
+ * (HEAD, tests, another server).
+ */
 function addHotRoute(kept: Kept, spec: RouteSpec, handler: HotHandler): void {
   const { answers, loadShedding } = kept;
   const timer = kept.timerOf(spec.path);
@@ -170,7 +176,10 @@ async function bodyOf(c: Http, bytesMax: number): Promise<unknown> {
   return parseJson(await bodyText({ headers: incoming.headers, text: () => textOf(incoming, bytesMax) }));
 }
 
-/** Every request ends: a store that takes a question and never answers leaves it open, and the caller asks again with the same id. */
+/**
+ * Every request ends: a store that takes a question and never answers leaves it open, and the caller asks again with
+ * the same id.
+ */
 function inTime<T>(work: Promise<T>, asked: IncomingHttpHeaders, msMax: number): Promise<T> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(

@@ -5,7 +5,10 @@ import { Problem } from "./problem.ts";
 
 export const AUDIENCE = "fukubukuro";
 const LEEWAY_MS = 30_000;
-/** Verified tokens kept, so that a token is verified once; a few hundred bytes each. Two generations of half as many each. */
+/**
+ * Verified tokens kept, so that a token is verified once; a few hundred bytes each. Two generations of half as many
+ * each.
+ */
 const TOKENS_MAX = 100_000;
 /** And so many characters of them, since a login may put much into its tokens. */
 const TOKENS_LENGTH_MAX = 32 * 1_048_576;
@@ -73,8 +76,9 @@ const SESSION_AUDIENCE = "fukubukuro-admin";
 export type AdminAuth = ReturnType<typeof adminAuth>;
 
 /**
- * Operators: the admin token as a bearer, or the cockpit's session. Tokens are kept and compared as digests: comparing strings of unequal
- * length would throw, or tell. A session is signed with a key made from its token, so every process knows it and a new token ends it.
+ * Operators: the admin token as a bearer, or the cockpit's session. Tokens are kept and compared as digests: comparing
+ * strings of unequal length would throw, or tell. A session is signed with a key made from its token, so every process
+ * knows it and a new token ends it.
  */
 export function adminAuth(tokens: string[] | undefined) {
   const digest = (token: string) => Buffer.from(hash("sha256", token), "hex");
@@ -113,7 +117,10 @@ export function adminAuth(tokens: string[] | undefined) {
   }
 
   return {
-    /** Throws UNAUTHENTICATED or ADMIN_DISABLED. A session does nothing for a page of another site, whatever the cookie's rules let through. */
+    /**
+     * Throws UNAUTHENTICATED or ADMIN_DISABLED. A session does nothing for a page of another site, whatever the
+     * cookie's rules let through.
+     */
     check(method: string, headers: IncomingHttpHeaders): void {
       if (!tokens) throw new Problem("ADMIN_DISABLED");
       if (headers.authorization !== undefined) {

@@ -335,8 +335,9 @@ export function check<T extends z.ZodType>(schema: T, value: unknown): z.output<
 }
 
 /**
- * The hot route's check of `reserveBody`, by hand: the library's took the echo to half of itself (facts.md). A test holds
- * both to the same verdict. Answers the lines as Redis takes them: `sku:quantity,...` in order of sku.
+ * The hot route's check of `reserveBody`, by hand: the library's halves the speed of an echo
+ * (docs/measurements.md#validation). A test holds both to the same verdict. Answers the lines as Redis takes them:
+ * `sku:quantity,...` in order of sku.
  */
 export function checkReserveBody(body: unknown): string {
   const errors: FieldError[] = [];

@@ -1,4 +1,7 @@
-/** Pages of other origins ask before they send: what CORS_ORIGINS may send is told here, who they are with every answer (answers.ts). */
+/**
+ * Pages of other origins ask before they send: what CORS_ORIGINS may send is told here, who they are with every answer
+ * (answers.ts).
+ */
 import type { Context } from "../context.ts";
 import type { Routes } from "./api.ts";
 

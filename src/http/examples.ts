@@ -1,4 +1,7 @@
-/** Examples of the document: one shopper's bag in one sale, from the reservation to the refund. A test holds each to its shape. */
+/**
+ * Examples of the document: one shopper's bag in one sale, from the reservation to the refund. A test holds each to its
+ * shape.
+ */
 
 const INSTANT = "2027-01-01T00:00:12.345Z";
 const ORDER_ID = "ord_0LOG5X1Q2A7GZK3M9T4WBN8RCE";

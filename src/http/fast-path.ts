@@ -1,6 +1,7 @@
 /**
- * Node's own door for the hot routes: they are answered on node's request and response, before a web Request is made of them
- * (bench/README.md: half the cost of an answer). What such a route does stands with the others (api.ts); Hono has the same routes too.
+ * The fast path: hot routes are answered on node's own request and response, before a web Request is made of them,
+ * which halves the cost of an answer (bench/README.md). Their handlers are written like all others (api.ts), and Hono
+ * has the same routes too.
  */
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { textOf } from "./requests.ts";
@@ -75,8 +76,9 @@ export function makeFastPath(bodyBytesMax: number) {
 }
 
 /**
- * Answers of one turn of the event loop are written together, after all requests of the turn were taken: the other side is woken once for
- * many, and sends its next ones together too (bench/README.md: a third of the cost of an answer was waking the reader).
+ * Answers of one turn of the event loop are written together, after all requests of the turn were taken: the other side
+ * is woken once for many, and sends its next ones together too (bench/README.md: a third of the cost of an answer was
+ * waking the reader).
  */
 let soon: Array<[ServerResponse, Reply]> = [];
 function writeSoon(outgoing: ServerResponse, reply: Reply): void {

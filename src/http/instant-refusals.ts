@@ -1,7 +1,8 @@
 /**
- * Refusing from memory. While a sale refuses many, this process keeps a lease of it: what is out, and who holds anything in it. Until the
- * lease is over Redis grants nobody what it shows as out (lua/refusal_lease.lua), on any process. So whoever is not listed has nothing to
- * replay, and is refused without asking anyone; whoever is listed is always sent on to Redis.
+ * Refusing from memory. While a sale refuses many, this process keeps a refusal lease of it: what is out, and who holds
+ * anything in it. Until the lease is over Redis grants nobody what it shows as out (lua/refusal_lease.lua), on any
+ * process. So a customer who is not listed has nothing to replay and is refused without asking anyone; one who is
+ * listed is always sent on to Redis (rule O).
  */
 
 import type { Context } from "../context.ts";
@@ -15,7 +16,10 @@ import { availabilityOf } from "./views.ts";
 const LEASE_MS = 250;
 /** A lease in use is asked for anew when it is this old, so that a storm never falls through to Redis. */
 const RENEW_MS = 100;
-/** So many refusals by Redis within a lease are a storm. Below it every request is asked of Redis, and stock that comes back is granted at once. */
+/**
+ * So many refusals by Redis within a lease are a storm. Below it every request is asked of Redis, and stock that comes
+ * back is granted at once.
+ */
 const STORM = 16;
 /** Above it the list would cost more than the refusals that it saves. */
 const CUSTOMERS_MAX = 100_000;
@@ -94,7 +98,7 @@ function clockNow({ clock, askedAt }: Lease): SaleClock {
   return { nowMs: Math.floor(nowMs + (performance.now() - askedAt)), seq, shiftMs, pausedAtMs };
 }
 
-/** The refusal that the lease knows of, or null. Without `lines` only what needs no look at the cart. */
+/** The refusal that the lease knows of, or null. Without `lines` only what does not depend on the cart. */
 function refusedBy(lease: Lease, sale: Sale, lines: string | null): { result: Refused; clock: SaleClock } | null {
   const clock = clockNow(lease);
   if (clock.nowMs >= lease.closesAtMs) return { result: { outcome: "CLOSED" }, clock };
@@ -134,8 +138,8 @@ export function makeInstantRefusals(ctx: LeaseContext) {
 
   return {
     /**
-     * The refusal of whoever is known to hold nothing, or null: ask Redis. Without `lines` only what needs no look at the cart, so that the
-     * body need not be read.
+     * The refusal of a customer who is known to hold nothing, or null: ask Redis. Without `lines` only what does not
+     * depend on the cart, so that the body need not be read.
      */
     refusal(sale: Sale, customerId: string, lines: string | null): { result: Refused; clock: SaleClock } | null {
       const w = watches.get(sale.id);
@@ -144,8 +148,8 @@ export function makeInstantRefusals(ctx: LeaseContext) {
     },
 
     /**
-     * Before the opening nobody can hold anything, so the clock alone refuses. Only when Redis' clock is known and, judged too fast rather
-     * than too slow, still before it; the opening time of a sale never changes.
+     * Before the opening nobody can hold anything, so the clock alone refuses. Only when Redis' clock is known and,
+     * judged too fast rather than too slow, still before it; the opening time of a sale never changes.
      */
     tooEarly(sale: Sale): number | null {
       if (sale.clockAheadMs === 0 || performance.now() - sale.clockReadAt > CLOCK_MS) return null;
@@ -169,7 +173,10 @@ export function makeInstantRefusals(ctx: LeaseContext) {
   };
 }
 
-/** What a reserve that was refused answers. The stock codes name the worst line: sold out before all held before not enough. */
+/**
+ * What a reserve that was refused answers. The stock codes name the worst line: sold out before all held before not
+ * enough.
+ */
 export function refusalOf(sale: Sale, lines: string, r: Refused, clock: SaleClock): Problem {
   switch (r.outcome) {
     case "MISMATCH":
@@ -181,7 +188,7 @@ export function refusalOf(sale: Sale, lines: string, r: Refused, clock: SaleCloc
     case "PAUSED":
       return new Problem("SALE_PAUSED", undefined, {}, 10_000);
     case "BACKLOG":
-      return new Problem("OVERLOADED", "the order book is too far behind; try again soon", {}, 3000);
+      return new Problem("OVERLOADED", "orders are written down too slowly at the moment; try again soon", {}, 3000);
     case "LIMIT":
       return new Problem("LIMIT_REACHED", `${r.units} of ${sale.maxUnitsPerCustomer} units are yours already`, {
         limit: sale.maxUnitsPerCustomer,

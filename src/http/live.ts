@@ -1,4 +1,7 @@
-/** What operators watch, as server-sent events: figures of the sales, requests of this node, the books; read once a second however many watch. */
+/**
+ * What operators watch, as server-sent events: figures of the sales, requests of this node, the books; read once a
+ * second however many watch.
+ */
 import { EventEmitter } from "node:events";
 import type { Context as Http } from "hono";
 import type { Context } from "../context.ts";
@@ -149,7 +152,10 @@ export function makeLiveFigures(ctx: Context) {
     booksMoved() {
       booksAt = Number.NEGATIVE_INFINITY;
     },
-    /** First the past, then each second, until the signal, the drain, or a reader too slow to follow: who connects again has the past again. */
+    /**
+     * First the past, then each second, until the signal, the drain, or a reader too slow to follow: who connects again
+     * has the past again.
+     */
     async *watch(gone: AbortSignal): AsyncGenerator<Watched> {
       const past: Watched[] = [{ event: "history", data: points }];
       if (books.length > 0) past.push({ event: "books", data: books });

@@ -1,7 +1,8 @@
 /**
- * Shedding: bounded work in flight by class, in order of priority. Who pays or gives a bag back comes before who wants one, and both before
- * who only looks; operators and health checks are always answered. The second signal is how late the event loop is: requests wait
- * there before any line of ours sees them. The least of the last few readings counts (as in CoDel), so that one pause sheds nobody.
+ * Shedding: bounded work in flight by class, in order of priority. Paying and giving a bag back come before reserving,
+ * and both before reading; operators and health checks are always answered. The second signal is how late the event
+ * loop is, because requests wait there before our code sees them. The least of the last few readings counts (as in
+ * CoDel), so that one pause sheds nothing.
  */
 import { Overloaded } from "../domain/errors.ts";
 

@@ -1,4 +1,6 @@
-/** What a request names: the sale or the reservation of that id, else NOT_FOUND; a hold as Redis has it, else HOLD_LOST. */
+/**
+ * What a request names: the sale or the reservation of that id, else NOT_FOUND; a hold as Redis has it, else HOLD_LOST.
+ */
 import type { Context } from "../context.ts";
 import type { Hold, SaleClock } from "../domain/hold.ts";
 import type { ReservationId } from "../domain/ids.ts";

@@ -1,4 +1,7 @@
-/** Paying for a reservation: one payment however often it is asked for, and an answer that waits as long as the caller prefers. */
+/**
+ * Paying for a reservation: one payment however often it is asked for, and an answer that waits as long as the caller
+ * prefers.
+ */
 import type { IncomingHttpHeaders } from "node:http";
 import type { Hold, SaleClock } from "../domain/hold.ts";
 import { preferredLanguage } from "../domain/language.ts";
@@ -12,7 +15,7 @@ import type { HotRequest, Reply } from "./fast-path.ts";
 import { findReservation, holdLost, readHold } from "./lookups.ts";
 import { invalid, Problem } from "./problem.ts";
 import { bodyText, headerOf, parseJson, waitMsOf } from "./requests.ts";
-import { LOOK_MS } from "./reservations.ts";
+import { POLL_MS } from "./reservations.ts";
 import type { RouteSpec } from "./route-spec.ts";
 import { viewBegun, viewReservation } from "./views.ts";
 
@@ -175,7 +178,7 @@ async function settled(
     const noLonger = leftMs <= 0 || gone.aborted || ctx.draining.aborted;
     if (noLonger || (await ctx.reads.payment(hold.reference))?.state === "action_required")
       return answerHold(door, request.headers, 202, of, seen);
-    await ctx.changeHints.next(of.key, Math.min(leftMs, LOOK_MS), gone);
+    await ctx.changeHints.next(of.key, Math.min(leftMs, POLL_MS), gone);
     seen = await readHold(ctx, of.sale, of.key);
   }
 }

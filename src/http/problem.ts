@@ -1,4 +1,7 @@
-/** One table of everything that can be refused: it makes the status, the body (RFC 9457), the OpenAPI answers and the docs. */
+/**
+ * One table of everything that can be refused: it makes the status, the body (RFC 9457), the OpenAPI answers and the
+ * docs.
+ */
 
 export const PROBLEMS = {
   SOLD_OUT: { status: 409, title: "Sold out", retry: false },
@@ -40,7 +43,7 @@ export interface FieldError {
   message: string;
 }
 
-/** Thrown where a request is refused; http.ts makes the answer of it. */
+/** Thrown where a request is refused; api.ts makes the answer of it. */
 export class Problem extends Error {
   readonly code: ProblemCode;
   readonly more: Record<string, unknown>;
@@ -70,7 +73,10 @@ export const invalid = (errors: FieldError[]) =>
 
 const JITTER = 0.25;
 
-/** Body, and headers beside its type, of a problem. `Retry-After` is in whole seconds, rounded up; `retryAfterMs` has jitter, so that clients do not come back as one. */
+/**
+ * Body, and headers beside its type, of a problem. `Retry-After` is in whole seconds, rounded up; `retryAfterMs` has
+ * jitter, so that clients do not come back as one.
+ */
 export function problemAnswer(
   p: Problem,
   requestId: string,

@@ -1,4 +1,7 @@
-/** Answers a second, of all processes of this node: read from the text of /metrics, the one place where their figures are added up already. */
+/**
+ * Answers a second, of all processes of this node: read from the text of /metrics, the one place where their figures
+ * are added up already.
+ */
 import type { Metrics } from "../metrics.ts";
 
 export interface Rates {

@@ -5,7 +5,10 @@ import { Problem } from "./problem.ts";
 
 const WAIT_S_MAX = 30;
 
-/** The request as node has it. Its headers are parsed already; Hono's own Headers object would cost more than the work of a hot route. */
+/**
+ * The request as node has it. Its headers are parsed already; Hono's own Headers object would cost more than the work
+ * of a hot route.
+ */
 export const incomingOf = (c: Http): IncomingMessage => (c.env as { incoming: IncomingMessage }).incoming;
 
 export function headerOf(headers: IncomingHttpHeaders, name: string): string | undefined {

@@ -19,8 +19,8 @@ import { bodyText, headerOf, incomingOf, parseJson } from "./requests.ts";
 import type { RouteSpec } from "./route-spec.ts";
 import { bareReservation, isFinal, type ReservationView, viewReservation } from "./views.ts";
 
-/** A waiting answer looks again by itself this often; hints make it faster. */
-export const LOOK_MS = 1_000;
+/** A waiting answer reads again by itself this often; hints make it faster. */
+export const POLL_MS = 1_000;
 const EVENTS_KEEPALIVE_MS = 15_000;
 
 const who = { tag: "Storefront", who: "shopper" } as const;
@@ -138,7 +138,7 @@ export function reservationRoutes(door: ShopperDoor, instantRefusals: InstantRef
   route(RELEASE, (c) => releaseReservation(door, c));
 }
 
-/** Refuses what needs no look at the body before it is read. */
+/** Refuses, before the body is read, what can be refused without it. */
 function askToReserve(reserving: Reserving, request: HotRequest): Promise<Reply> {
   const { door, instantRefusals } = reserving;
   const customerId = door.customerOf(request.headers);
@@ -258,11 +258,12 @@ async function tellChanges(
       await stream.write(": still here\n\n");
       toldAt = Date.now();
     }
-    await changeHints.next(key, LOOK_MS, gone);
+    await changeHints.next(key, POLL_MS, gone);
     try {
       view = await readView(door, sale, key);
     } catch (error) {
-      // Lost for good: whoever connects again is told so. A store that is away changes nothing that was told; the next look tells.
+      // Lost for good: a client that connects again is told so. A store that is away changes nothing that was told; the
+      // next reading tells.
       if (error instanceof Problem && error.code === "HOLD_LOST") return;
       view = null;
     }

@@ -1,6 +1,7 @@
 /**
- * The shopper at the gateway's page is looked up seldom; whoever asks about the reservation may have come back, and then the look-up is due now.
- * A hint only: what became of the payment is the gateway's to say. How often one payment can be hurried grows with its age.
+ * The shopper at the gateway's page is looked up seldom; whoever asks about the reservation may have come back, and
+ * then the look-up is due now. A hint only: what became of the payment is the gateway's to say. How often one payment
+ * can be hurried grows with its age.
  */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";

@@ -64,13 +64,18 @@ const readItems = (ctx: FiguresContext, saleId: string) =>
       select l.sku, sum(l.quantity) as sold from orders o join order_lines l on l.order_id = o.id
       where o.sale_id = ${saleId} and o.status <> 'refunded' group by l.sku
     ), unsettled as (
-      select l ->> 'sku' as sku, sum((l ->> 'quantity')::int) as claimed_live from payments p cross join jsonb_array_elements(p.lines) l
+      select l ->> 'sku' as sku, sum((l ->> 'quantity')::int) as claimed_live
+      from payments p cross join jsonb_array_elements(p.lines) l
       where p.sale_id = ${saleId} and p.claimed and p.state in ('sending', 'action_required', 'unknown') group by 1
     )
     select i.sku, i.granted, i.claimed, coalesce(sold, 0)::int as sold, coalesce(claimed_live, 0)::int as claimed_live
-    from items i left join ordered using (sku) left join unsettled using (sku) where i.sale_id = ${saleId} order by i.position`);
+    from items i left join ordered using (sku) left join unsettled using (sku)
+    where i.sale_id = ${saleId} order by i.position`);
 
-/** Held is what is live in Redis less that of which the units are already claimed in Postgres; the audit reads more carefully. */
+/**
+ * Held is what is live in Redis less that of which the units are already claimed in Postgres; the audit reads more
+ * carefully.
+ */
 function itemFigures(sale: Sale, row: ItemRow, units: { free: number; live: number }): ItemFigures {
   const item = sale.items.get(row.sku);
   return {
@@ -105,11 +110,14 @@ async function readPayments(ctx: FiguresContext, saleId: string) {
     refunding: number;
     attention: number;
   }>(sql`
-    select count(*) filter (where state = 'queued')::int as queued, count(*) filter (where state = 'sending')::int as sending,
-      count(*) filter (where state = 'action_required')::int as action_required, count(*) filter (where state = 'unknown')::int as unknown,
+    select count(*) filter (where state = 'queued')::int as queued,
+      count(*) filter (where state = 'sending')::int as sending,
+      count(*) filter (where state = 'action_required')::int as action_required,
+      count(*) filter (where state = 'unknown')::int as unknown,
       count(*) filter (where state = 'refunding')::int as refunding,
       (select count(*)::int from payments where sale_id = ${saleId} and ${needsPerson}) as attention
-    from payments where sale_id = ${saleId} and state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`);
+    from payments
+    where sale_id = ${saleId} and state in ('queued', 'sending', 'action_required', 'unknown', 'refunding')`);
   return open;
 }
 

@@ -15,7 +15,7 @@ const READ_SALE: RouteSpec = {
   priority: "read",
   summary: "A sale with live availability, at most 250 ms old",
   description:
-    "Made at most every 250 ms, however many look. `ETag` and `If-None-Match` save the body while nothing has changed.",
+    "Made at most every 250 ms, however many read it. `ETag` and `If-None-Match` save the body while nothing has changed.",
   tag: "Storefront",
   who: "anyone",
   answers: {

@@ -18,7 +18,7 @@ const DRAIN_MS_MAX = 15_000;
 /** What is served. */
 export interface Served {
   app: { fetch: Parameters<typeof serve>[0]["fetch"] };
-  /** Node's own door to the hot routes; false leaves a request to the app. */
+  /** Answers a hot route on node's own request and response; false leaves a request to the app. */
   fastPath(incoming: IncomingMessage, outgoing: ServerResponse): boolean;
   drain(): void;
   close(): Promise<void>;
@@ -43,7 +43,8 @@ export async function listen(
             else if (!service.fastPath(incoming, outgoing)) void hono(incoming, outgoing);
           })) as typeof createServer,
         serverOptions: {
-          // A slow client is let go after this; without the interval the limits act only every 30 s (facts.md).
+          // A slow client is let go after this; without the interval the limits act only every 30 s
+          // (docs/measurements.md#nodes-http-limits).
           headersTimeout: 5_000,
           requestTimeout: 10_000,
           connectionsCheckingInterval: 500,

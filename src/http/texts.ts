@@ -1,6 +1,7 @@
 /**
- * What a text of a caller's may be: the one place that says so, for bodies, queries and headers. Postgres takes no NUL, and JSON in it no half of
- * a surrogate pair; no other control character belongs into a name, an address, a mail's line or a spreadsheet's cell either.
+ * What a text of a caller's may be: the one place that says so, for bodies, queries and headers. Postgres takes no NUL,
+ * and JSON in it no half of a surrogate pair; no other control character belongs into a name, an address, a mail's line
+ * or a spreadsheet's cell either.
  */
 import { z } from "@hono/zod-openapi";
 
@@ -31,7 +32,9 @@ function textOf(max: number, unfit: RegExp, message: string) {
 export const text = (max: number) =>
   textOf(max, UNFIT_FOR_A_LINE, "must be well-formed Unicode without control characters or line breaks");
 
-/** A text that may have line breaks and tabs: an address, and what a shop says of delivery, cancellation and the like. */
+/**
+ * A text that may have line breaks and tabs: an address, and what a shop says of delivery, cancellation and the like.
+ */
 export const multilineText = (max: number) =>
   textOf(
     max,

@@ -66,7 +66,7 @@ export interface SaleText {
 
 export type SaleViewer = ReturnType<typeof saleViewer>;
 
-/** The sale's page, asked of Redis at most every 250 ms by this process, however many look. */
+/** The sale's page, asked of Redis at most every 250 ms by this process, however many read it. */
 export function saleViewer(ctx: Pick<Context, "sales" | "scripts">) {
   type Seen = { at: number; ready: SaleText | null; coming: Promise<SaleText> };
   const seen = new Map<string, Seen>();
@@ -76,7 +76,7 @@ export function saleViewer(ctx: Pick<Context, "sales" | "scripts">) {
   };
   async function make(sale: Sale): Promise<SaleText> {
     const text = JSON.stringify(await saleBody(ctx, sale));
-    // serverTime moves with every look and is no reason to send the page again.
+    // serverTime moves with every reading and is no reason to send the page again.
     return { text, etag: `"${hash("sha1", text.replace(/"serverTime":"[^"]*"/, ""), "base64url")}"` };
   }
   return {

@@ -41,7 +41,9 @@ function programs(): { initdb: string; postgres: string } {
   return { initdb: join(native, "bin", "initdb"), postgres: join(native, "bin", "postgres") };
 }
 
-/** The package makes its library links in an install script; where scripts were not allowed to run they are made here. */
+/**
+ * The package makes its library links in an install script; where scripts were not allowed to run they are made here.
+ */
 function linkLibraries(native: string): void {
   const list = join(native, "pg-symlinks.json");
   if (!existsSync(list)) return;
@@ -55,8 +57,9 @@ function linkLibraries(native: string): void {
 }
 
 /**
- * Postgres refuses to run as root. In a user namespace of its own it runs as "nobody" with our files still its own, whatever
- * folder they are in (facts.md). Elsewhere there is one sentence.
+ * Postgres refuses to run as root. In a user namespace of its own it runs as "nobody" with our files still its own,
+ * whatever folder they are in (docs/measurements.md#private-postgres-as-root). Where that is not allowed, the start
+ * ends with one sentence that says what to do.
  */
 function asUser(command: string[]): string[] {
   if (process.getuid?.() !== 0) return command;
@@ -124,7 +127,8 @@ export async function startPostgres(
       await Promise.race([answers(url), server.endedEarly]);
       return { url, port, pid: server.child.pid as number, stop: server.stop };
     } catch (error) {
-      // One that was killed a moment ago is not quite gone: its pid is not reaped, or its backends still hold the shared memory.
+      // One that was killed a moment ago is not quite gone: its pid is not reaped, or its backends still hold the
+      // shared memory.
       if (!/lock file|shared memory/.test(String(error)) || Date.now() > until) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300));
     }

@@ -6,9 +6,9 @@ import { createServer } from "node:net";
 import { StartError } from "../domain/errors.ts";
 
 /**
- * A shell of three lines between us and the server. Its standard input is a pipe from us: when we end for whatever reason,
- * kill -9 included, the pipe closes and the server is told to stop. It has a process group of its own, so that Ctrl-C reaches
- * us alone and the servers stop last.
+ * A shell of three lines between us and the server. Its standard input is a pipe from us: when we end for whatever
+ * reason, kill -9 included, the pipe closes and the server is told to stop. It has a process group of its own, so that
+ * Ctrl-C reaches us alone and the servers stop last.
  */
 const GUARD = `
 signal=$1; shift
@@ -63,7 +63,8 @@ export function startGuarded(
     child.once("error", reject);
     child.once("exit", async (code, signal) => {
       if (stopping) return;
-      // What it printed may come after its end, and says whether it is worth another try. A process of its own could hold the pipe for ever.
+      // What it printed may come after its end, and says whether it is worth another try. A process of its own could
+      // hold the pipe for ever.
       await Promise.race([printedAll, new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS_MAX))]);
       reject(new StartError(`${name} ended (${signal ?? code}): ${printed.trim().split("\n").slice(-6).join(" | ")}`));
     });

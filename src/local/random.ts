@@ -1,6 +1,7 @@
 /**
- * Random numbers for whoever is simulated: shoppers, faults, the sandbox gateway's delays. One seed makes a stream for each name, and
- * what one party draws does not depend on when another one does, so that a seed repeats every choice of a run.
+ * Random numbers for whoever is simulated: shoppers, faults, the sandbox gateway's delays. One seed makes a stream for
+ * each name, and what one party draws does not depend on when another one does, so that a seed repeats every choice of
+ * a run.
  */
 import { hash } from "node:crypto";
 

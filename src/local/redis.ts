@@ -30,7 +30,10 @@ const INSTALLS = [
   { manager: "brew", line: "brew install redis" },
 ];
 
-/** The server's program; installs it when it is absent and that is permitted, else throws one sentence with the line to run. */
+/**
+ * The server's program; installs it when it is absent and that is permitted, else throws one sentence with the line to
+ * run.
+ */
 export function redisProgram(say: (line: string) => void): string {
   const program = () => ["redis-server", "valkey-server"].find(found);
   const have = program();
@@ -79,7 +82,8 @@ export async function startRedis(
     `pidfile "${pidFile}"`,
     "daemonize no",
     "set-proc-title no",
-    // Every acknowledged hold is on the disk (facts.md: everysec lost a third of them when the disk was slow).
+    // Every acknowledged hold is on the disk; everysec lost a third of them on a slow disk
+    // (docs/measurements.md#redis-durability).
     "appendonly yes",
     `appendfsync ${o.fsync ?? "always"}`,
     'save ""',

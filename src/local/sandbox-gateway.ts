@@ -1,8 +1,9 @@
 /**
- * The sandbox gateway (api.md): a program of its own with a ledger of its own, which behaves like the slow gateways of the
- * articles. Every fact is appended to the ledger and synced before it is answered; a restart reads the ledger again.
+ * The sandbox gateway: a program of its own with a ledger of its own. It is slow and takes few calls at once, as real
+ * gateways do. Every fact is appended to the ledger and synced before it is answered; a restart reads the ledger again.
  *
- * Run: node --import ./src/loader.mjs src/local/sandbox-gateway.ts   (SANDBOX_LATENCY_MS, SANDBOX_JITTER_MS, SANDBOX_IN_FLIGHT_MAX, SANDBOX_LEDGER, PORT)
+ * Run: node --import ./src/loader.mjs src/local/sandbox-gateway.ts
+ * with SANDBOX_LATENCY_MS, SANDBOX_JITTER_MS, SANDBOX_IN_FLIGHT_MAX, SANDBOX_LEDGER and PORT.
  */
 import type { AddressInfo } from "node:net";
 import { pathToFileURL } from "node:url";

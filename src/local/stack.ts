@@ -37,8 +37,8 @@ export interface Local {
 const GATEWAY_READY_MS = 20_000;
 
 /**
- * Whether the stores are to be started here: neither is named. One without the other is a node of production that was set up half, and
- * must not open a demo shop under its real secrets. Throws ConfigError.
+ * Whether the stores are to be started here: neither is named. One without the other is a node of production that was
+ * set up half, and must not open a demo shop under its real secrets. Throws ConfigError.
  */
 export function needsLocal(c: Config): boolean {
   if (c.redisUrls && c.databaseUrl) return false;
@@ -95,7 +95,10 @@ export async function attach(config: Config): Promise<Config> {
   });
 }
 
-/** Starts what is not set: Redis, Postgres, the sandbox gateway, a mailbox. Stops again what it started if one of them fails. */
+/**
+ * Starts what is not set: Redis, Postgres, the sandbox gateway, a mailbox. Stops again what it started if one of them
+ * fails.
+ */
 export async function startLocal(given: Config, say: (line: string) => void): Promise<Local> {
   const dataDir = resolve(given.dataDir);
   await mkdir(dataDir, { recursive: true });

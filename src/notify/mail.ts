@@ -67,8 +67,8 @@ const REDUCED_PERCENT = 8;
 
 const LINK = /(?:[a-z][a-z0-9+.-]*:\/\/|www\.)\S+|\S+@\S+\.\S+|\b(?:[a-z0-9-]{2,}\.)+[a-z]{2,}\b(?:[/:?#]\S*)?/giu;
 /**
- * A shopper's own words in a mail that this shop vouches for: no links, and no lines of their own. Else anyone could send any text to any
- * address by buying in another's name.
+ * A shopper's own words in a mail that this shop vouches for: no links, and no lines of their own. Else anyone could
+ * send any text to any address by buying in another's name.
  */
 const harmless = (text: string) =>
   text
@@ -161,7 +161,10 @@ export interface Mailer {
   close(): void;
 }
 
-/** A refusal of this very mail (5xx): sending again will not help. Anything else may have been accepted: sent again with the same id. */
+/**
+ * A refusal of this very mail (5xx): sending again will not help. Anything else may have been accepted: sent again with
+ * the same id.
+ */
 export const isRefused = (error: unknown) => ((error as { responseCode?: number }).responseCode ?? 0) >= 500;
 
 export function smtpMailer(url: string, from: string, connectionsMax: number): Mailer {

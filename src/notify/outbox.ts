@@ -31,7 +31,8 @@ export async function sendOnce(ctx: Needs, mailer: Mailer): Promise<number> {
   const taken = await ctx.db.execute<{ order_id: string; kind: string; language: string; attempts: number }>(sql`
     update outbox set next_at = now() + ${LEASE_MS} * interval '1 millisecond', attempts = attempts + 1
     where (order_id, kind) in
-      (select order_id, kind from outbox where state = 'queued' and next_at <= now() order by next_at limit ${BATCH_MAX} for update skip locked)
+      (select order_id, kind from outbox where state = 'queued' and next_at <= now()
+       order by next_at limit ${BATCH_MAX} for update skip locked)
     returning order_id, kind, language, attempts`);
   if (taken.length === 0) return 0;
   const ids = taken.map((t) => t.order_id);

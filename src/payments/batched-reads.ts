@@ -1,4 +1,6 @@
-/** Looks at payments, orders and places in line for many requests at once: what each asks for alone is read together. */
+/**
+ * Batched reads of payments, orders and places in line: what many requests ask for one by one is read together.
+ */
 import { inArray } from "drizzle-orm";
 import { coalesce } from "../stores/coalesce.ts";
 import type { Db } from "../stores/postgres.ts";
@@ -7,7 +9,7 @@ import type { Scripts } from "../stores/scripts.ts";
 import { findPayments, type Payment } from "./rows.ts";
 
 const TOGETHER = { batchMax: 256, waitingMax: 20_000, enough: 16, gatherMs: 2 };
-/** A line as a whole is looked at no more often than this. */
+/** A line as a whole is read no more often than this. */
 const LINE_MS = 100;
 
 export interface Line {

@@ -9,7 +9,10 @@ import { CAPTURED_LATE, findPayment, inMs, type Payment, unclaimUnits } from "./
 
 const LOOK_UP_MS = 1_000;
 const LOOK_UP_MS_MAX = 30_000;
-/** The shopper is at the gateway's page: seldom, since coming back is noticed (http/returned.ts). With many there still rarer: actionLookMs. */
+/**
+ * The shopper is at the gateway's page: seldom, since coming back is noticed (http/returned.ts). With many there still
+ * rarer: actionLookMs.
+ */
 export const ACTION_LOOK_UP_MS = 30_000;
 /** A look-up of those that failed, or is due at the end of their time. */
 const ACTION_LOOK_AGAIN_MS = 5_000;
@@ -30,7 +33,10 @@ export function afterTrouble(msMin: number): SQL {
   return sql`now() + least(greatest(${troubledMs} / 4, ${msMin}), ${TROUBLE_LOOK_MS_MAX}) * interval '1 millisecond'`;
 }
 
-/** Why a person should look, once it has lasted; what was told before stands, unless it only noted that the money came late. */
+/**
+ * Why a person should look, once it has lasted; what was told before stands, unless it only noted that the money came
+ * late.
+ */
 export function toldAfter(ms: number, why: string): SQL {
   const { attention } = payments;
   const isFree = sql`coalesce(${attention}, ${CAPTURED_LATE}) = ${CAPTURED_LATE}`;

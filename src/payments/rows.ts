@@ -1,11 +1,17 @@
 /**
- * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone else
- * decided; callers read again and act on what is stored (rule B).
+ * The payment rows: every way they change, each a guarded statement. A statement that changes no row means that someone
+ * else decided; callers read again and act on what is stored (rule B).
  */
 
 import { and, eq, getTableColumns, inArray, sql } from "drizzle-orm";
 import { NotEnough, Unavailable } from "../domain/errors.ts";
-import { assertPaymentStep, PAYMENT_ENDED_UNPAID, PAYMENT_OPEN, type PaymentState } from "../domain/lifecycle.ts";
+import {
+  assertPaymentStep,
+  lateStatesBefore,
+  PAYMENT_ENDED_UNPAID,
+  PAYMENT_OPEN,
+  type PaymentState,
+} from "../domain/lifecycle.ts";
 import type { OrderLine } from "../domain/order.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
 import { epochs, items, payments } from "../stores/schema.ts";
@@ -21,7 +27,9 @@ export type PaymentOutcome = Pick<
 /** Reason of a cancelled payment whose units were not there to be claimed: its hold cannot stay. */
 export const NO_UNITS = "no_units";
 
-/** Reason of a tombstone: the reference's row was never written, so nobody has waited in line or been asked for money. */
+/**
+ * Reason of a tombstone: the reference's row was never written, so nobody has waited in line or been asked for money.
+ */
 export const NOT_WRITTEN = "not_written";
 
 /** Reason of a payment that Postgres could not claim for, because of what its own row holds. */
@@ -48,9 +56,10 @@ const COLUMNS = Object.entries(getTableColumns(payments)).map(
 export type RowToInsert = NewPayment & { pinnedIn?: number };
 
 /**
- * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per reservation). A row whose pin
- * is of an older epoch is not: the rebuild in between did not see it, so its unit is on offer again (rule I, for the row as for the claim).
- * One JSON parameter for all rows: a parameter for each column of each row took longer to write down than the insert itself.
+ * Inserts rows that are not there yet; answers the references that were inserted (rule H: one live payment per
+ * reservation). A row whose pin is of an older epoch is not: the rebuild in between did not see it, so its unit is on
+ * offer again (rule I, for the row as for the claim). One JSON parameter for all rows: a parameter for each column of
+ * each row took longer to write down than the insert itself.
  */
 export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<string>> {
   const queuedAt = new Date().toISOString();
@@ -66,8 +75,14 @@ export async function insertPayments(db: Db, rows: RowToInsert[]): Promise<Set<s
   const pins = Object.fromEntries(rows.flatMap((r) => (r.pinnedIn === undefined ? [] : [[r.reference, r.pinnedIn]])));
   const saleIds = [...new Set(rows.map((r) => r.saleId))];
   const inserted = await db.execute<{ reference: string }>(sql`
-    with stands as (select sale_id, epoch from epochs where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null for share)
-    insert into payments select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p join stands using (sale_id)
+    with stands as (
+      select sale_id, epoch from epochs
+      where sale_id in (select json_array_elements_text(${JSON.stringify(saleIds)}::json)) and stopped_why is null
+      for share
+    )
+    insert into payments
+    select p.* from json_populate_recordset(null::payments, ${JSON.stringify(records)}::json) p
+      join stands using (sale_id)
     where coalesce((${JSON.stringify(pins)}::jsonb ->> p.reference)::int, stands.epoch) = stands.epoch
     on conflict do nothing returning reference`);
   return new Set(inserted.map((r) => r.reference));
@@ -111,8 +126,11 @@ export async function unclaimUnits(tx: Tx, saleId: string, lines: OrderLine[]): 
   }
 }
 
-/** Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy. */
-export const whileSelling = sql`not exists (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
+/**
+ * Of sales that do not stand: what nobody has asked the gateway about must not end while Postgres may be an older copy.
+ */
+export const whileSelling = sql`not exists
+  (select 1 from epochs e where e.sale_id = ${payments.saleId} and e.stopped_why is not null)`;
 
 /** Rule I: the claim holds the epoch still, and refuses one that a rebuild has raised, or a sale that was stopped. */
 async function epochStands(tx: Tx, saleId: string, epoch: number): Promise<boolean> {
@@ -161,8 +179,9 @@ export async function claimForSending(db: Db, reference: string, epoch: number, 
 class OldEpoch extends Error {}
 
 /**
- * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in between.
- * Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was done.
+ * Cash on delivery: queued -> captured and the claim, for many payments of one sale at once, since no gateway is in
+ * between. Answers those it captured; null when the units of the batch do not all fit, or its epoch is old: nothing was
+ * done.
  */
 export async function claimAtOnce(
   db: Db,
@@ -175,7 +194,8 @@ export async function claimAtOnce(
     return await db.transaction(async (tx) => {
       if (!(await epochStands(tx, saleId, epoch))) throw new OldEpoch();
       const done = await tx.execute<{ reference: string; reservation_key: string; lines: OrderLine[] }>(sql`
-        update payments set state = 'captured', claimed = true, fence = fence + 1, token = null, captured_at = now(), check_at = null
+        update payments set state = 'captured', claimed = true, fence = fence + 1, token = null,
+          captured_at = now(), check_at = null
         where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'queued'
         returning reference, reservation_key, lines`);
       await claimUnits(
@@ -200,8 +220,8 @@ export async function claimAtOnce(
 }
 
 /**
- * Ended unpaid -> captured: money that came late, while the units can still be claimed and no other attempt of the reservation is live. Null
- * when they cannot: then it is to be refunded. The one step that the lifecycle's table leaves out, since only reconcile takes it.
+ * Ended unpaid -> captured (LATE_STEPS, rule N): money that came late, while its units can still be claimed and no
+ * other payment of the reservation is live. Null when that is not so: then the money is to be refunded.
  */
 export async function claimLate(
   db: Db,
@@ -226,7 +246,7 @@ export async function claimLate(
           checkAt: null,
           fence: sql`${payments.fence} + 1`,
         })
-        .where(and(eq(payments.reference, reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID])))
+        .where(and(eq(payments.reference, reference), inArray(payments.state, lateStatesBefore("captured"))))
         .returning();
       if (row) await claimUnits(tx, saleId, row.lines);
       return row ?? null;
@@ -299,8 +319,8 @@ export async function cancelQueued(db: Db, references: string[], why: string): P
 }
 
 /**
- * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer write
- * an outcome, and puts the next look off. Null when another instance was faster or it is no longer open.
+ * Takes an open payment over to ask the gateway about it: raises the fence, so that whoever asked before can no longer
+ * write an outcome, and puts the next look-up off. Null when another instance was faster or it is no longer open.
  */
 export async function takeOver(
   db: Db,
@@ -324,7 +344,9 @@ export async function takeOver(
   return row ?? null;
 }
 
-/** A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written. */
+/**
+ * A row that stands for "this reference was never sent and never will be": closes a pin whose payment was not written.
+ */
 export async function writeTombstone(
   db: Db,
   of: Pick<NewPayment, "reference" | "saleId" | "reservationId" | "reservationKey" | "customerId">,

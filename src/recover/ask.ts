@@ -1,4 +1,7 @@
-/** A call to a gateway other than a charge: it waits for its permit, makes sure that there is still something to ask, asks, and gives the permit back. */
+/**
+ * A call to a gateway other than a charge: it waits for its permit, makes sure that there is still something to ask,
+ * asks, and gives the permit back.
+ */
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { UrgentUse } from "../gateways/gate.ts";
@@ -15,8 +18,9 @@ export interface Asked {
 }
 
 /**
- * `ready` runs under the permit and answers the payment as it is taken over, or null: then nobody is asked. "BUSY" when no permit came free in
- * time: nothing was taken over, and whoever works off a list leaves the rest of it for the next round.
+ * `ready` runs under the permit and answers the payment as it is taken over, or null: then nobody is asked. "BUSY" when
+ * no permit came free in time: nothing was taken over, and whoever works off a list leaves the rest of it for the next
+ * round.
  */
 export async function ask(
   ctx: Context,

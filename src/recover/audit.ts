@@ -1,7 +1,7 @@
 /**
- * audit: the books of a sale over Redis, Postgres, the gateway's own ledger and the outbox. It reads by its own statements,
- * not through the code it checks. Two stores cannot be read at one instant: a reading counts only when Postgres was the same
- * before and after Redis was read, and a difference stands only if it is there again.
+ * audit: the books of a sale over Redis, Postgres, the gateway's own ledger and the outbox. It reads by its own
+ * statements, not through the code it checks. Two stores cannot be read at one instant: a reading counts only when
+ * Postgres was the same before and after Redis was read, and a difference stands only if it is there again.
  */
 
 import { sql } from "drizzle-orm";
@@ -35,7 +35,10 @@ export interface AuditItem {
   /** Refunded and put back on sale: among the free ones again. */
   putBack: number;
 }
-/** A payment on which a person has to decide: the cockpit and `POST /v1/admin/payments/{reference}/settle` have the ways out. */
+/**
+ * A payment on which a person has to decide: the cockpit and `POST /v1/admin/payments/{reference}/settle` have the ways
+ * out.
+ */
 export interface NeedsPerson {
   reference: string;
   why: string;
@@ -115,18 +118,21 @@ async function readCounts(ctx: Context, saleId: string) {
         sum(l.quantity) filter (where o.status = 'refunded' and o.restock) as put_back
       from orders o join order_lines l on l.order_id = o.id where o.sale_id = ${saleId} group by l.sku
     ), moved as (
-      select sku, sum(delta) as topped_up from stock_moves where sale_id = ${saleId} and order_id is null and state in ('done', 'granted') group by sku
+      select sku, sum(delta) as topped_up from stock_moves
+      where sale_id = ${saleId} and order_id is null and state in ('done', 'granted') group by sku
     ), unordered as (
       select l ->> 'sku' as sku, sum((l ->> 'quantity')::int) as in_payment
       from payments left join orders on ${orderOfPayment} cross join jsonb_array_elements(payments.lines) l
       where payments.sale_id = ${saleId} and claimed and orders.id is null group by 1
     )
-    select i.sku, i.name, i.granted, i.claimed, coalesce(sold, 0)::int as sold, coalesce(not_put_back, 0)::int as not_put_back,
-      coalesce(put_back, 0)::int as put_back, coalesce(topped_up, 0)::int as topped_up, coalesce(in_payment, 0)::int as in_payment
+    select i.sku, i.name, i.granted, i.claimed, coalesce(sold, 0)::int as sold,
+      coalesce(not_put_back, 0)::int as not_put_back, coalesce(put_back, 0)::int as put_back,
+      coalesce(topped_up, 0)::int as topped_up, coalesce(in_payment, 0)::int as in_payment
     from items i left join ordered using (sku) left join moved using (sku) left join unordered using (sku)
     where i.sale_id = ${saleId} order by i.position`);
   const [payments] = await ctx.db.execute<{ mark: string }>(sql`
-    select count(*) || ' ' || coalesce(sum(hashtextextended(reference || state || claimed, 0)), 0) as mark from payments where sale_id = ${saleId}`);
+    select count(*) || ' ' || coalesce(sum(hashtextextended(reference || state || claimed, 0)), 0) as mark
+    from payments where sale_id = ${saleId}`);
   return { items: [...items], mark: payments?.mark };
 }
 
@@ -224,7 +230,8 @@ function compareCharges(saleNo: number, listedCharges: ListedCharge[], payments:
 async function unheardOf(ctx: Context, references: string[]): Promise<number> {
   if (references.length === 0) return 0;
   const [row] = await ctx.db.execute<{ known: number }>(sql`
-    select count(*)::int as known from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json))`);
+    select count(*)::int as known from payments
+    where reference in (select json_array_elements_text(${JSON.stringify(references)}::json))`);
   return references.length - (row?.known ?? 0);
 }
 
@@ -253,13 +260,16 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number, ageMsMax: 
   });
   const payments = await ctx.db.execute<PaymentRow>(sql`
     select reference, reservation_key, state, claimed, amount, currency, attention,
-      coalesce(troubled_since, captured_at, sent_at, queued_at) as since, coalesce(settled ->> 'action' = 'accept', false) as accepted
+      coalesce(troubled_since, captured_at, sent_at, queued_at) as since,
+      coalesce(settled ->> 'action' = 'accept', false) as accepted
     from payments where sale_id = ${saleId} and state not in ('declined', 'cancelled')`);
   const orders = await ctx.db.execute<OrderRow>(sql`
-    select reference, status, amount, currency, gateway, confirmed_at > ${ledger.asOf}::timestamptz as young from orders where sale_id = ${saleId}`);
+    select reference, status, amount, currency, gateway, confirmed_at > ${ledger.asOf}::timestamptz as young
+    from orders where sale_id = ${saleId}`);
   const [mail] = await ctx.db.execute<{ queued: number; sent: number; failed: number; without_order: number }>(sql`
-    select count(*) filter (where b.state = 'queued')::int as queued, count(*) filter (where b.state = 'sent')::int as sent,
-      count(*) filter (where b.state = 'failed')::int as failed, count(*) filter (where o.id is null)::int as without_order
+    select count(*) filter (where b.state = 'queued')::int as queued,
+      count(*) filter (where b.state = 'sent')::int as sent, count(*) filter (where b.state = 'failed')::int as failed,
+      count(*) filter (where o.id is null)::int as without_order
     from outbox b left join orders o on o.id = b.order_id where b.sale_id = ${saleId}`);
   const { items, mark } = await readCounts(ctx, saleId);
   const [stands] = await ctx.db.execute<{ stopped_why: string | null }>(
@@ -341,8 +351,9 @@ async function readOnce(ctx: Context, saleId: string, saleNo: number, ageMsMax: 
 }
 
 /**
- * The books, read until they agree or a difference has stood through every reading. Throws Unavailable when a store is away. For the first look a
- * reading of the gateway's list will do that began `ageMsMax` ago: what is younger is not judged by it.
+ * The books, read until they agree or a difference has stood through every reading. Throws Unavailable when a store is
+ * away. For the first look a reading of the gateway's list will do that began `ageMsMax` ago: what is younger is not
+ * judged by it.
  */
 export async function auditSale(ctx: Context, saleId: string, saleNo: number, ageMsMax = 0): Promise<Audit> {
   for (let reading = 1; ; reading++) {

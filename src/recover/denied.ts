@@ -1,6 +1,7 @@
 /**
- * What the audit alone can see, made known where people look: an order stands, and the gateway's list has no such capture (refunded at its
- * console, say). The payment is marked for a person, and the mark goes when a later reading is fine.
+ * What the audit alone can see, made known where people look: an order stands, and the gateway's list has no such
+ * capture (refunded at its console, say). The payment is marked for a person, and the mark goes when a later reading is
+ * fine.
  */
 import { and, eq, inArray, isNull, notInArray } from "drizzle-orm";
 import type { Context } from "../context.ts";

@@ -1,4 +1,7 @@
-/** Holds and orders brought in line with what is stored of their payments (rule D), and payments put back in line. Nothing here asks a gateway. */
+/**
+ * Holds and orders brought in line with what is stored of their payments (rule D), and payments put back in line.
+ * Nothing here asks a gateway.
+ */
 import { and, asc, eq, gt, isNull, lt, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
@@ -23,7 +26,9 @@ import { orderOfPayment, orders, payments } from "../stores/schema.ts";
 const BATCH_MAX = 200;
 /** A step of the normal way that is younger than this is left to whoever is doing it. */
 const SETTLED_MS = 2_000;
-/** Captures younger than this are looked at every time; longer than from one walk to the next, and than a commit takes. */
+/**
+ * Captures younger than this are checked every time; longer than from one walk to the next, and than a commit takes.
+ */
 const RECENT_MS = 60_000;
 /** Longer than any hold's grace: so long an honoured capture is followed up. */
 const HONOURED_MS = 3_600_000;
@@ -31,8 +36,8 @@ const HONOURED_MS = 3_600_000;
 const ago = (ms: number) => sql`now() - ${ms} * interval '1 millisecond'`;
 
 /**
- * Captured in Postgres and missing from the stream: the order is recorded from the payment's snapshot, with or without Redis. Of all captures only
- * on a walk: else a sale's every order would be looked at again every second.
+ * Captured in Postgres and missing from the stream: the order is recorded from the payment's snapshot, with or without
+ * Redis. Of all captures only on a walk: else a sale's every order would be read again every second.
  */
 export async function recordCaptured(ctx: Context, walk: boolean): Promise<number> {
   const rows = await ctx.db
@@ -105,8 +110,9 @@ async function followSome(ctx: Context, sale: Sale, keys: string[]): Promise<num
 }
 
 /**
- * Honoured captures, until their holds are confirmed: a decline of before may have made one held again, with its order recorded already, and
- * then nothing else would look at it (found by the model in test/ladder.test.ts, after two crashes).
+ * Honoured captures, until their holds are confirmed: a decline of before may have made one held again, with its order
+ * recorded already, and then nothing else would find it (found by the model in test/ladder.test.ts, after two
+ * crashes).
  */
 export async function followHonoured(ctx: Context): Promise<void> {
   const rows = await ctx.db

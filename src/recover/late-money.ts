@@ -1,13 +1,13 @@
 /**
- * Money that came late, found in the gateway's own list: honoured while its hold lives, else refunded. The walk keeps its place, takes permits,
- * and lets no odd record stand in the way of the others.
+ * Money that came late, found in the gateway's own list: honoured while its hold lives, else refunded. The walk keeps
+ * its place, takes permits, and lets no odd record stand in the way of the others.
  */
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import { Unavailable } from "../domain/errors.ts";
 import { saleNoOfReservation } from "../domain/ids.ts";
-import { PAYMENT_ENDED_UNPAID } from "../domain/lifecycle.ts";
+import { lateStatesBefore } from "../domain/lifecycle.ts";
 import type { Gateway, ListedCharge, ListPage } from "../gateways/port.ts";
 import { CAPTURED_LATE, claimLate, endedUnpaid, findPayments, type Payment, whileSelling } from "../payments/rows.ts";
 import { settleHolds } from "../stages/settle-holds.ts";
@@ -23,9 +23,9 @@ const PAGES_MAX = 100;
 const REFERENCE = /^[0-9A-Z]{26}$/;
 
 /**
- * The ladder for late money: a capture of a payment that had ended unpaid. While its hold lives it is honoured: pinned again, claimed
- * again, confirmed. Else, and when the units are gone, the reservation is paid by another attempt or the sum differs, it is refunded: whoever
- * was told "expired" must not find an order.
+ * The ladder for late money: a capture of a payment that had ended unpaid. While its hold lives it is honoured: pinned
+ * again, claimed again, confirmed. Else, and when the units are gone, the reservation is paid by another attempt or the
+ * sum differs, it is refunded: whoever was told "expired" must not find an order.
  */
 async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCharge): Promise<void> {
   const sale = await ctx.sales.get(p.saleId);
@@ -73,12 +73,15 @@ async function lateMoney(ctx: Context, gateway: Gateway, p: Payment, c: ListedCh
       .update(payments)
       .set({ ...refund, checkAt: sql`now()`, attention: CAPTURED_LATE })
       .where(
-        and(eq(payments.reference, p.reference), inArray(payments.state, [...PAYMENT_ENDED_UNPAID]), whileSelling),
+        and(eq(payments.reference, p.reference), inArray(payments.state, lateStatesBefore("refunding")), whileSelling),
       ),
   );
 }
 
-/** A status that we do not know, of a charge that none of our payments explains: listed for a person, and it stops nothing. */
+/**
+ * A status that we do not know, of a charge that none of our payments explains: listed for a person, and it stops
+ * nothing.
+ */
 async function noteStrange(ctx: Context, gateway: Gateway, c: ListedCharge): Promise<void> {
   const { reference, reservationId, currency, id: chargeId } = c;
   const amount = Number.isSafeInteger(c.amount) ? c.amount : 0;
@@ -133,8 +136,9 @@ async function lookAtPage(ctx: Context, gateway: Gateway, page: ListPage, errors
 }
 
 /**
- * Walks the gateway's own list from where it stood for charges that no live payment explains. The place moves to the last page that had anything:
- * that page is read again next time, since its charges may still change their state; and it does not move past a charge that has to wait.
+ * Walks the gateway's own list from where it stood for charges that no live payment explains. The place moves to the
+ * last page that had anything: that page is read again next time, since its charges may still change their state; and
+ * it does not move past a charge that has to wait.
  */
 export async function walkCharges(ctx: Context, gateway: Gateway): Promise<number> {
   const [row] = await ctx.db.select().from(gates).where(eq(gates.gateway, gateway.name));

@@ -1,4 +1,7 @@
-/** Reading a gateway's own list: under permits, page by page for as long as it says that there is more, tolerant of records that are odd. */
+/**
+ * Reading a gateway's own list: under permits, page by page for as long as it says that there is more, tolerant of
+ * records that are odd.
+ */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { Unavailable } from "../domain/errors.ts";
@@ -81,8 +84,8 @@ async function readAll(ctx: Context, gateway: Gateway): Promise<Ledger> {
 }
 
 /**
- * The whole list, as it was after it was asked for. Audits that ask at the same time are given one reading, and never is more than one under way.
- * `ageMsMax`: one that began so long ago will do.
+ * The whole list, as it was after it was asked for. Audits that ask at the same time are given one reading, and never
+ * is more than one under way. `ageMsMax`: one that began so long ago will do.
  */
 export function ledgerOf(ctx: Context, gateway: Gateway, ageMsMax: number): Promise<Ledger> {
   const ofContext = readings.get(ctx) ?? new Map<string, Readings>();

@@ -1,4 +1,7 @@
-/** Payments whose outcome is open: the gateway is asked about them by our reference until it has said how they ended, without end. */
+/**
+ * Payments whose outcome is open: the gateway is asked about them by our reference until it has said how they ended,
+ * without end.
+ */
 import { and, asc, eq, inArray, lte, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
@@ -11,13 +14,18 @@ import { payments } from "../stores/schema.ts";
 import { ask, askAlone, eachDue, record, widthOf } from "./ask.ts";
 
 const BATCH_MAX = 200;
-/** How often a reference that the gateway has not heard of is sent again before its door is closed. */
+/** How often a reference that the gateway has not heard of is sent again before it is cancelled there. */
 const SENDS_MAX = 3;
-/** Shortest time gateways keep an idempotency key (payments.md 1.0: PayPal 6 h), less a margin: later only look-ups (rule A). */
+/**
+ * Shortest time gateways keep an idempotency key (PayPal: 6 h, docs/measurements.md#gateways), less a margin: later
+ * only look-ups (rule A).
+ */
 const KEY_LIFE_MS = 5 * 3_600_000;
 const KEY_OVER = "the gateway has not heard of it and its key may have expired: look at the gateway's console";
 
-/** Closes the door before releasing; captured meanwhile answers "not cancelled", and the next look finds it. */
+/**
+ * Cancels at the gateway before releasing; captured meanwhile answers "not cancelled", and the next look-up finds it.
+ */
 async function close(ctx: Context, gateway: Gateway, mine: Payment, said: GatewayAnswer): Promise<Payment> {
   const closed = await ask(
     ctx,
@@ -32,8 +40,8 @@ async function close(ctx: Context, gateway: Gateway, mine: Payment, said: Gatewa
 }
 
 /**
- * The gateway has not heard of it. If the last send cannot be running any more the same reference is sent again, and at last its door is closed
- * by a cancel. "Not found" alone ends nothing (rule A).
+ * The gateway has not heard of it. If the last send cannot be running any more the same reference is sent again, and at
+ * last it is cancelled at the gateway. "Not found" alone ends nothing (rule A).
  */
 async function notHeardOf(ctx: Context, gateway: Gateway, mine: Payment, said: GatewayAnswer): Promise<Payment | null> {
   const leaseMs = ctx.config.gatewayLeaseMs;
@@ -62,7 +70,10 @@ export type Closed =
   | { outcome: "closed" | "unknown" }
   | { outcome: "captured"; gateway: string; amount: number; currency: string };
 
-/** Closes the door of a reference that Postgres does not know, at every gateway that may know it; or says that one captured it. */
+/**
+ * Cancels a reference that Postgres does not know, at every gateway that may know it; or says that one
+ * captured it.
+ */
 export async function closeDoor(ctx: Context, reference: string): Promise<Closed> {
   for (const gateway of ctx.gateways.values()) {
     if (!gateway.needsPermits) continue;
@@ -97,7 +108,10 @@ async function resolve(ctx: Context, p: Payment): Promise<Payment | "BUSY" | nul
   return record(ctx, mine, said);
 }
 
-/** One bounded round over those that are due; whoever a shopper waits for comes before those that have been in trouble for long. */
+/**
+ * One bounded round over those that are due; whoever a shopper waits for comes before those that have been in trouble
+ * for long.
+ */
 export async function lookUpOnce(ctx: Context): Promise<number> {
   const due = await ctx.db
     .select()

@@ -1,8 +1,8 @@
 /**
- * rebuild: Redis from Postgres, whenever the Redis of a sale is missing, older, rolled back, another instance, or broken.
- * Safe to run at any time, by any number of processes (rules F, G, I, J, K).
+ * rebuild: Redis from Postgres, whenever the Redis of a sale is missing, older, rolled back, another instance, or
+ * broken. Safe to run at any time, by any number of processes (rules F, G, I, J, K, Q and S).
  *
- *   fence    no transition of the sale changes anything any more in the Redis we see, and no earlier rebuild can be installed there
+ *   fence    nothing changes the sale any more in the Redis we see, and no earlier rebuild can be installed there
  *   drain    what its journal still holds goes to Postgres: after a plain restart nothing at all is lost
  *   raise    one Postgres transaction: the epoch is raised, the instance recorded, the snapshot taken
  *   install  one script, refused unless its epoch is newer and the instance the recorded one
@@ -36,9 +36,12 @@ import { stopSelling } from "../stores/stop-selling.ts";
 import { checkRestored } from "./restored.ts";
 
 const DRAIN_ENTRIES = 200;
-/** How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but two would do so in turn. */
+/**
+ * How long a rebuild is left alone by others after its last sign of life. It is safe to overtake it (fence.lua), but
+ * two would do so in turn.
+ */
 const LEASE_MS = 3_000;
-const LOOK_AGAIN_MS = 200;
+const TRY_AGAIN_MS = 200;
 const WAIT_MS_MAX = 10_000;
 const CUSTOMER_KEYS_MAX = 50;
 const READINGS_MAX = 50;
@@ -129,8 +132,8 @@ async function rowsOf(tx: Tx, saleId: string) {
 }
 
 /**
- * The same of one moment. The epoch is locked, so nothing is claimed or taken away meanwhile; what still happens is that units are un-claimed or
- * added, and either shows in the items: read until they stand still.
+ * The same of one moment. The epoch is locked, so nothing is claimed or taken away meanwhile; what still happens is
+ * that units are un-claimed or added, and either shows in the items: read until they stand still.
  */
 async function steadyRows(tx: Tx, saleId: string) {
   for (let reading = 1; ; reading++) {
@@ -142,8 +145,8 @@ async function steadyRows(tx: Tx, saleId: string) {
 }
 
 /**
- * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings the mirror in line with
- * what was decided from payments and orders.
+ * The sale as Postgres knows it, as an image for install. Runs inside the transaction that raised the epoch, and brings
+ * the mirror in line with what was decided from payments and orders.
  */
 async function snapshot(
   tx: Tx,
@@ -189,8 +192,8 @@ async function snapshot(
   };
   const isLive = (h: Hold) => h.state === "held" || h.state === "paying";
   const dropped: string[] = [];
-  // Payments in line before plain holds, older holds before newer: whoever does not fit any more had a hold that a later
-  // transition, lost with Redis, had already given back. It is told HOLD_LOST, uncharged.
+  // Payments in line before plain holds, older holds before newer: whoever does not fit any more had a hold that a
+  // later transition, lost with Redis, had already given back. It is told HOLD_LOST, uncharged.
   const unclaimed = [...holds].filter(([key, h]) => isLive(h) && !claimedKeys.has(key));
   unclaimed.sort(
     ([, a], [, b]) => Number(b.state === "paying") - Number(a.state === "paying") || a.deadlineMs - b.deadlineMs,
@@ -246,8 +249,10 @@ async function snapshot(
   // A hold that was dropped is over: the next rebuild must not bring it back.
   decided.push(...dropped.map((key) => ({ key, state: "x" as const, reference: "" })));
   await tx.execute(sql`
-    update reservations r set state = d.state, reference = d.reference, epoch = ${epoch}, seq = ${image.seq}, changed_at = now()
-    from json_to_recordset(${JSON.stringify(decided)}::json) as d(key text, state text, reference text) where r.sale_id = ${saleId} and r.key = d.key`);
+    update reservations r set state = d.state, reference = d.reference, epoch = ${epoch}, seq = ${image.seq},
+      changed_at = now()
+    from json_to_recordset(${JSON.stringify(decided)}::json) as d(key text, state text, reference text)
+    where r.sale_id = ${saleId} and r.key = d.key`);
   return { image, dropped: dropped.length };
 }
 
@@ -257,8 +262,8 @@ const letterOf = (h: Hold) =>
   ) as ReservationLetter;
 
 /**
- * Makes the sale whole in the Redis we are connected to, or says that it is already. `force` makes it anew although it seems whole: for an
- * operator whose books show a difference that stays.
+ * Makes the sale whole in the Redis we are connected to, or says that it is already. `force` makes it anew although it
+ * seems whole: for an operator whose books show a difference that stays.
  */
 export async function rebuildSale(ctx: Context, saleId: string, { force = false } = {}): Promise<Rebuilt> {
   const by = nanoid();
@@ -275,12 +280,15 @@ export async function rebuildSale(ctx: Context, saleId: string, { force = false 
     if (sale.stoppedWhy !== null) continue;
     const rebuilt = await attempt(ctx, { id: saleId, epoch }, instance, by);
     if (rebuilt) return rebuilt;
-    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+    await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
   }
   throw new Unavailable(`sale ${saleId} could not be rebuilt yet`, 2000);
 }
 
-/** One rebuild from fence to install; null where another one is under way or was faster, or the answer of install is not known. */
+/**
+ * One rebuild from fence to install; null where another one is under way or was faster, or the answer of install is not
+ * known.
+ */
 async function attempt(
   ctx: Context,
   sale: { id: string; epoch: number },
@@ -329,7 +337,10 @@ async function attempt(
   return { outcome: "REBUILT", ...rebuilt };
 }
 
-/** Raises the epoch from the one that was fenced and drained, and takes the snapshot with it; null when somebody else has raised it since. */
+/**
+ * Raises the epoch from the one that was fenced and drained, and takes the snapshot with it; null when somebody else
+ * has raised it since.
+ */
 function raise(ctx: Context, saleId: string, from: number, instance: Instance) {
   return ctx.db.transaction(async (tx) => {
     const [row] = await tx.select().from(epochs).where(eq(epochs.saleId, saleId)).for("update");
@@ -343,7 +354,7 @@ function raise(ctx: Context, saleId: string, from: number, instance: Instance) {
   });
 }
 
-/** Recorded instance, present, same epoch, not behind, not fenced, no figure missing. */
+/** Recorded instance, present, same epoch, not behind, not fenced, no count missing. */
 async function isHealthy(ctx: Context, saleId: string): Promise<boolean> {
   const sale = await ctx.sales.get(saleId);
   if (!sale || sale.epoch === 0 || !ctx.sales.isRecorded(sale)) return false;

@@ -1,7 +1,8 @@
 /**
- * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number: every
- * step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on. This is the list of the steps; those
- * that ask a gateway have loops of their own in a worker (workers.ts), so that a slow gateway delays no other recovery.
+ * reconcile: finishes what a crash, a lost answer or a slow gateway left open. Safe to run at any time, in any number:
+ * every step is a guarded update or a script that repeats harmlessly. Each step is bounded; the next run goes on. This
+ * is the list of the steps; those that ask a gateway have loops of their own in a worker (workers.ts), so that a slow
+ * gateway delays no other recovery.
  */
 import { asc, eq, inArray } from "drizzle-orm";
 import type { Context } from "../context.ts";
@@ -52,8 +53,8 @@ export async function pushSettings(ctx: Context, sale: Sale): Promise<void> {
 }
 
 /**
- * One bounded round over everything; `walk`: also over what is seldom found open; `asking: false` leaves out the steps that ask a gateway. A step
- * that fails leaves the others to run; its error is thrown at the end.
+ * One bounded round over everything; `walk`: also over what is seldom found open; `asking: false` leaves out the steps
+ * that ask a gateway. A step that fails leaves the others to run; its error is thrown at the end.
  */
 export async function reconcileOnce(ctx: Context, { walk = false, asking = true } = {}): Promise<Reconciled> {
   const done: Reconciled = {

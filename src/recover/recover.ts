@@ -1,12 +1,14 @@
 /**
- * recover: the way out after Postgres was restored from an older copy (recover/restored.ts). It asks the gateways' lists and what Redis holds, shows
- * what Postgres does not know, and, told to apply, writes it down:
+ * recover: the way out after Postgres was restored from an older copy (recover/restored.ts). It asks the gateways'
+ * lists and what Redis holds, shows what Postgres does not know, and, told to apply, writes it down:
  *
- *   charge    a captured charge without a payment: payment and order are made anew, its units claimed, when its lines are known from the hold, the
- *             mirror, or the only cart that costs so much; else it is a liability, for a person to refund (`refund`) or to call foreign
+ *   charge    a captured charge without a payment: payment and order are made anew and its units claimed, when its
+ *             lines are known from the hold, the mirror, or the only cart that costs so much; else a person has to
+ *             refund it (`refund`) or to call it foreign
  *   cash      a hold that was confirmed without a charge: cash on delivery, made anew from the hold
  *   queued    a payment that this copy still has in line, and that was captured since
- *   pinned    a hold that is paying under a payment Postgres does not have: its door is closed at the gateway; captured makes it a charge
+ *   pinned    a hold that is paying under a payment Postgres does not have: it is cancelled at the gateway; captured
+ *             makes it a charge
  *   refunded  an order whose charge was given back since: it is refunded here too, its units not put back
  *
  * Every step is a transaction of its own and can be repeated. Only when nothing is left open do the sales go on.
@@ -243,7 +245,8 @@ async function resolveStray(tx: Pick<Tx, "execute">, f: Finding, resolution: "or
 async function refundIt(ctx: Context, f: Finding): Promise<void> {
   await ctx.db.transaction(async (tx) => {
     await tx.execute(sql`
-      insert into payments (reference, sale_id, reservation_id, reservation_key, customer_id, gateway, token_digest, amount, currency, lines, contact,
+      insert into payments (reference, sale_id, reservation_id, reservation_key, customer_id, gateway, token_digest,
+        amount, currency, lines, contact,
         language, state, late, check_at, attention)
       values (${f.reference}, ${f.saleId ?? `sale-no-${saleNoOfReservation(f.reservationId)}`}, ${f.reservationId}, ${keyOf(f.reservationId)},
         ${f.customerId ?? "unknown"}, ${f.gateway}, '', ${f.amount}, ${f.currency}, '[]', '{"email":"","name":""}', 'en', 'refunding', true, now(),
@@ -253,7 +256,10 @@ async function refundIt(ctx: Context, f: Finding): Promise<void> {
   f.outcome = "refund";
 }
 
-/** The gateway gave it back after the copy was made; its goods are a person's to count, so they are not put back on sale. */
+/**
+ * The gateway gave it back after the copy was made; its goods are a person's to count, so they are not put back on
+ * sale.
+ */
 async function followRefund(ctx: Context, f: Finding): Promise<void> {
   await ctx.db.transaction(async (tx) => {
     const mine = and(eq(payments.reference, f.reference), eq(payments.state, "captured"));
@@ -319,10 +325,12 @@ export async function recover(ctx: Context, sales: Sale[], o: RecoverOptions & {
   for (const f of findings) await applyOne(ctx, f, o, charges);
   recovery.open = findings.filter((f) => f.outcome === "open").length;
   if (recovery.open > 0) return recovery;
-  // A sale that was made since the copy: its number must not be given out again, or its charges would be taken for the new one's.
+  // A sale that was made since the copy: its number must not be given out again, or its charges would be taken for the
+  // new one's.
   const numbers = [...charges.values()].map((c) => saleNoOfReservation(c.reservationId) ?? 0);
   await ctx.db.execute(
-    sql`select setval(pg_get_serial_sequence('sales', 'no'), greatest(nextval(pg_get_serial_sequence('sales', 'no')), ${Math.max(0, ...numbers)}))`,
+    sql`select setval(pg_get_serial_sequence('sales', 'no'),
+      greatest(nextval(pg_get_serial_sequence('sales', 'no')), ${Math.max(0, ...numbers)}))`,
   );
   for (const sale of sales) await goOn(ctx, sale, await holdsOf(ctx, sale.id));
   recovery.resumed = true;

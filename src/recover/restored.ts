@@ -1,15 +1,19 @@
 /**
- * A Postgres that was restored from an older copy, or a standby that was promoted without the newest commits, while Redis and the gateway are
- * newer. To go on would sell again what is sold already, so the sale stops until a person has looked (rule G, `fukubukuro recover`). Told by what
- * only ever happens in Postgres first:
+ * A Postgres that was restored from an older copy, or a standby that was promoted without the newest commits, while
+ * Redis and the gateway are newer. To go on would sell again what is sold already, so the sale stops until a person has
+ * decided (rule Y, `fukubukuro recover`). Told by what only ever happens in Postgres first:
  *
- *   beat       a number raised once a second; Redis and every process remember the highest, and each new connection is asked for it
- *   position   how far the journal of a sale was committed; persist and rebuild compare it in the very transaction that moves it on
+ *   beat       a number raised once a second; Redis and every process remember the highest, and each new connection is
+ *              asked for it
+ *   position   how far the journal of a sale was committed; persist and rebuild compare it in the very transaction that
+ *              moves it on
  *   confirmed  a hold is confirmed only after its capture was committed
  *   epoch      Redis is never of a later one than Postgres
- *   charges    the gateway's list has one for a sale of ours that Postgres has never heard of: all there is when Redis was emptied, too
+ *   charges    the gateway's list has one for a sale of ours that Postgres has never heard of: all that is left when
+ *              Redis was emptied, too
  *
- * The stop is a column beside the epoch: claims, payment rows, tombstones, the mirror and rebuild ask for it in their own transaction.
+ * The stop is a column beside the epoch: claims, payment rows, tombstones, the mirror and rebuild ask for it in their
+ * own transaction.
  */
 import { eq, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
@@ -19,7 +23,10 @@ import { strayOf } from "./stray.ts";
 
 const LISTS_MS_MAX = 5_000;
 
-/** Compares what Postgres has with what it was seen to have, and raises the beat. Marks first: what is committed later can only be more. */
+/**
+ * Compares what Postgres has with what it was seen to have, and raises the beat. Marks first: what is committed later
+ * can only be more.
+ */
 export async function checkRestored(ctx: Context): Promise<void> {
   const sales = ctx.sales.allKnown().filter((s) => s.stoppedWhy === null);
   const marks = await ctx.marks.read(sales.map((s) => s.id));
@@ -78,7 +85,10 @@ async function askLists(ctx: Context): Promise<void> {
     );
 }
 
-/** Writes down charges that Postgres has never heard of, and stops their sales: they stand for units that must not be sold again. */
+/**
+ * Writes down charges that Postgres has never heard of, and stops their sales: they stand for units that must not be
+ * sold again.
+ */
 export async function noteStray(
   ctx: Context,
   gateway: string,
@@ -88,7 +98,8 @@ export async function noteStray(
     if (foreign) continue;
     await ctx.db.execute(sql`
       insert into stray_charges (gateway, reference, charge_id, reservation_id, amount, currency)
-      values (${gateway}, ${c.reference}, ${c.id}, ${c.reservationId}, ${c.amount}, ${c.currency}) on conflict do nothing`);
+      values (${gateway}, ${c.reference}, ${c.id}, ${c.reservationId}, ${c.amount}, ${c.currency})
+      on conflict do nothing`);
     if (saleId !== null && !ctx.sales.known(saleId)?.stoppedWhy)
       await stopSelling(
         ctx,

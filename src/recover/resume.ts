@@ -1,4 +1,7 @@
-/** The last step of recover: Postgres takes over what Redis knows better, the stop is lifted, and Redis is rebuilt from it. */
+/**
+ * The last step of recover: Postgres takes over what Redis knows better, the stop is lifted, and Redis is rebuilt from
+ * it.
+ */
 import { sql } from "drizzle-orm";
 import type { Context } from "../context.ts";
 import { type Hold, letterOf } from "../domain/hold.ts";
@@ -7,7 +10,10 @@ import { saleKeys } from "../stores/keys.ts";
 import type { Tx } from "../stores/postgres.ts";
 import { rebuildSale } from "./rebuild.ts";
 
-/** Holds that were granted after the copy was made, as the journal would have mirrored them. A row of the mirror moves only forward. */
+/**
+ * Holds that were granted after the copy was made, as the journal would have mirrored them. A row of the mirror moves
+ * only forward.
+ */
 async function mirrorAll(tx: Tx, saleId: string, holds: Map<string, Hold>, epoch: number, seq: number): Promise<void> {
   const rows = [...holds].map(([key, h]) => ({
     key,
@@ -18,12 +24,14 @@ async function mirrorAll(tx: Tx, saleId: string, holds: Map<string, Hold>, epoch
     deadline_ms: h.deadlineMs,
   }));
   await tx.execute(sql`
-    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
+    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq,
+      held_at, changed_at)
     select ${saleId}, r.key, r.customer_id, r.state, r.lines, r.reference, r.deadline_ms, ${epoch}, ${seq}, now(), now()
-    from json_to_recordset(${JSON.stringify(rows)}::json) as r(key text, customer_id text, state text, lines text, reference text, deadline_ms bigint)
+    from json_to_recordset(${JSON.stringify(rows)}::json) as r(key text, customer_id text, state text, lines text,
+      reference text, deadline_ms bigint)
     order by r.key
-    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
-      epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
+    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference,
+      deadline_ms = excluded.deadline_ms, epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
     where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
 }
 
@@ -38,7 +46,8 @@ export async function goOn(ctx: Context, sale: Sale, holds: Map<string, Hold>): 
     if (holds.size > 0) await mirrorAll(tx, sale.id, holds, epoch, seq);
     await tx.execute(sql`update journal_positions set seq = greatest(seq, ${position}) where sale_id = ${sale.id}`);
     await tx.execute(sql`
-      insert into beats (id, beat) values (1, ${marks.beat}) on conflict (id) do update set beat = greatest(beats.beat, excluded.beat)`);
+      insert into beats (id, beat) values (1, ${marks.beat})
+      on conflict (id) do update set beat = greatest(beats.beat, excluded.beat)`);
     await tx.execute(
       sql`update epochs set epoch = greatest(epoch, ${epoch}), stopped_why = null where sale_id = ${sale.id}`,
     );

@@ -1,6 +1,7 @@
 /**
- * What a person decides about a payment when the gateway's word cannot be used. Each decision is one transaction that locks the row, looks at what is
- * stored now (rule B), raises the fence, so that an answer that was on its way is not written over it, and stays readable in `settled`.
+ * What a person decides about a payment when the gateway's word cannot be used. Each decision is one transaction that
+ * locks the row, reads what is stored now (rule B), raises the fence, so that an answer that was on its way is not
+ * written over it, and stays readable in `settled`.
  */
 import { eq, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
@@ -104,8 +105,8 @@ async function notCharged(tx: Tx, { payment: p, order }: Row, settled: Settled):
 }
 
 /**
- * Applies it to a payment that needs a person. The same decision again answers REPLAYED; another one is refused, unless the payment came to need a
- * person once more. While a call of ours may still run there is nothing to decide yet.
+ * Applies it to a payment that needs a person. The same decision again answers REPLAYED; another one is refused, unless
+ * the payment came to need a person once more. While a call of ours may still run there is nothing to decide yet.
  */
 export async function settleByHand(ctx: Context, reference: string, d: Decision): Promise<SettledByHand> {
   return ctx.db.transaction(async (tx): Promise<SettledByHand> => {

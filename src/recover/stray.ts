@@ -14,7 +14,10 @@ export interface Stray {
   foreign: boolean;
 }
 
-/** The captured ones of this page with a reservation id of ours and a reference that has no payment. A payment's row is committed before its charge is sent. */
+/**
+ * The captured ones of this page with a reservation id of ours and a reference that has no payment. A payment's row is
+ * committed before its charge is sent.
+ */
 export async function strayOf(ctx: Context, charges: ListedCharge[]): Promise<Stray[]> {
   const ours = charges.filter((c) => c.status === "captured" && saleNoOfReservation(c.reservationId) !== null);
   if (ours.length === 0) return [];

@@ -57,7 +57,9 @@ export async function askGateway(
 /** Look-ups of all shoppers at the gateway's page together take at most so much of what the gateway can do. */
 const ACTION_SHARE = 0.1;
 
-/** How long until a shopper who is at the gateway's page is looked up unasked: the rarer, the more of them there are. */
+/**
+ * How long until a shopper who is at the gateway's page is looked up unasked: the rarer, the more of them there are.
+ */
 export async function actionLookMs(ctx: Context, gateway: string): Promise<number> {
   const gate = ctx.gates.get(gateway);
   if (!gate) return ACTION_LOOK_UP_MS;
@@ -81,12 +83,16 @@ export function chargeRequest(p: Payment) {
 }
 
 const FAILURES_MAX = 5;
-/** In a row means a row of every call that can be out at once, twice: single failures among good answers are no gateway that is away. */
+/**
+ * In a row means a row of every call that can be out at once, twice: single failures among good answers are no gateway
+ * that is away.
+ */
 export const failuresMaxOf = (limit: number) => Math.max(FAILURES_MAX, 2 * limit);
 
 /**
- * Stops a worker from spending the line on a gateway that is away: after so many calls in a row without a definite answer it waits, longer
- * each time, and then tries one payment alone. Who waits in line keeps waiting, and keeps the hold.
+ * Keeps a worker from sending payment after payment to a gateway that is away: after so many calls in a row without a
+ * definite answer it waits, longer each time, and then tries one payment alone. The others stay in line and keep their
+ * holds.
  */
 export function makeBreaker(failuresMax = FAILURES_MAX, waitMs = 1_000, waitMsMax = 30_000) {
   let failures = 0;
@@ -141,7 +147,7 @@ export async function charge(
     case "NOT_QUEUED":
       return gate.settle(permit, null, null);
     case "CLAIMED":
-      // Rule E, second check: claimed but not sent; reconcile closes the door and gives the hold back.
+      // Rule E, second check: claimed but not sent; reconcile cancels it at the gateway and gives the hold back.
       if (!permit.covers()) return gate.settle(permit, null, null);
   }
   const { answer, callMs } = await askGateway(ctx, gateway, "charge", () =>

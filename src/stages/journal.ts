@@ -1,4 +1,7 @@
-/** The journal's entries as persist and rebuild read them. One entry is one script call, with up to 128 transitions of as many requests. */
+/**
+ * The journal's entries as persist and rebuild read them. One entry is one script call, with up to 128 transitions of
+ * as many requests.
+ */
 import { NewerEntry } from "../domain/errors.ts";
 
 const JOURNAL_VERSION = "1";
@@ -58,7 +61,10 @@ export function parseEntry([id, fields]: RawEntry): JournalEntry {
 export const lineOf = (t: Transition): string =>
   [t.key, t.letter, t.deadlineMs, t.reference, t.lines, t.customerId].join("|");
 
-/** An entry by hold: what can be written without the rest of it. The transitions of one hold stay together, since the last of them counts. */
+/**
+ * An entry by hold: what can be written without the rest of it. The transitions of one hold stay together, since the
+ * last of them counts.
+ */
 export function byHold(entry: JournalEntry): JournalEntry[] {
   const holds = new Map<string, Transition[]>();
   for (const t of entry.transitions) holds.set(t.key, [...(holds.get(t.key) ?? []), t]);

@@ -1,7 +1,7 @@
 /**
- * pay: pins the hold in Redis (lua/pay.lua), then commits the payment row in Postgres, then takes a place in the gateway's
- * line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back (rule D), or a
- * row outside the line, which it puts in.
+ * pay: pins the hold in Redis (lua/pay.lua), then commits the payment row in Postgres, then takes a place in the
+ * gateway's line. The 202 comes after the row. A crash between leaves a pin without a row, which reconcile gives back
+ * (rule D), or a row outside the line, which it puts in.
  */
 
 import { hash } from "node:crypto";
@@ -179,7 +179,8 @@ async function begin({ ctx, insert }: Gathered, row: RowToInsert): Promise<numbe
       throw error;
     })
     .catch(ownFault);
-  // Not written: reconcile closed this pin meanwhile, an earlier payment is still live, or Redis was rebuilt. Reconcile gives the hold back.
+  // Not written: reconcile closed this pin meanwhile, an earlier payment is still live, or Redis was rebuilt. Reconcile
+  // gives the hold back.
   if (place === null) throw new Unavailable("the payment was not begun", 2000);
   return place;
 }

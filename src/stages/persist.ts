@@ -1,6 +1,7 @@
 /**
- * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails are another beside it; only
- * after both are the entries acknowledged and deleted. Everything is insert-once or forward-only, so a repeat changes nothing.
+ * persist: the journal to Postgres, in batches. Mirror rows are one transaction; orders, their lines and their mails
+ * are another beside it; only after both are the entries acknowledged and deleted. Everything is insert-once or
+ * forward-only, so a repeat changes nothing.
  */
 
 import { sql } from "drizzle-orm";
@@ -25,11 +26,13 @@ const RECLAIM_IDLE_MS = 5_000;
 const ERROR_LENGTH_MAX = 2_000;
 
 /**
- * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before (protocol-model, mirror out of
- * order). `mark`: the position that Postgres is known to have had; throws PostgresOlder when it has less. In order of key, as orders are in theirs, so that two workers never wait for each other crosswise.
+ * Mirrors the holds of one sale. Rows only of the present epoch: a rebuild has already counted what came before, and an
+ * entry that arrives late must not bring a hold back. In order of key (rule W). `mark`: the position that Postgres is
+ * known to have had; throws PostgresOlder when it has less (rule Y).
  */
 export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[], mark = 0): Promise<number> {
-  // The last of each, since when it is held from the first. One plain literal: spread ones were 5 us of every row.
+  // The last state of each hold, and since when it is held from the first. A plain literal: spread ones took 5 us a
+  // row.
   const mirror = new Map<string, { held_ms: number }>();
   for (const e of entries) {
     for (const t of e.transitions) {
@@ -49,15 +52,17 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
     }
   }
   await tx.execute(sql`
-    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq, held_at, changed_at)
+    insert into reservations (sale_id, key, customer_id, state, lines, reference, deadline_ms, epoch, seq,
+           held_at, changed_at)
     select ${saleId}, r.key, r.customer_id, r.state, r.lines, r.reference, r.deadline_ms, r.epoch, r.seq,
            to_timestamp(r.held_ms / 1000.0), to_timestamp(r.at_ms / 1000.0)
-    from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(key text, customer_id text, state text, lines text,
-         reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
+    from json_to_recordset(${JSON.stringify([...mirror.values()])}::json) as r(key text, customer_id text, state text,
+         lines text, reference text, deadline_ms bigint, epoch int, seq bigint, at_ms bigint, held_ms bigint)
     where r.epoch >= (select epoch from epochs where sale_id = ${saleId})
     order by r.key
-    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference, deadline_ms = excluded.deadline_ms,
-           epoch = excluded.epoch, seq = excluded.seq, changed_at = excluded.changed_at
+    on conflict (sale_id, key) do update set state = excluded.state, reference = excluded.reference,
+           deadline_ms = excluded.deadline_ms, epoch = excluded.epoch, seq = excluded.seq,
+           changed_at = excluded.changed_at
     where (excluded.epoch, excluded.seq) > (reservations.epoch, reservations.seq)`);
   const seq = Math.max(...entries.map((e) => e.seq));
   const moved = await tx.execute(sql`
@@ -68,10 +73,13 @@ export async function mirrorHolds(tx: Tx, saleId: string, entries: JournalEntry[
   return seq;
 }
 
-/** A hold is confirmed only after its capture was committed: a payment that is not is one that this Postgres has lost. */
+/**
+ * A hold is confirmed only after its capture was committed: a payment that is not is one that this Postgres has lost.
+ */
 async function assertCaptured(tx: Tx, references: string[]): Promise<void> {
   const [row] = await tx.execute<{ known: number }>(sql`
-    select count(*)::int as known from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json))
+    select count(*)::int as known from payments
+    where reference in (select json_array_elements_text(${JSON.stringify(references)}::json))
       and state in ('captured', 'refunding', 'refunded')`);
   if ((row?.known ?? 0) < references.length)
     throw new PostgresOlder("Redis has confirmed holds whose captured payments Postgres does not have");
@@ -98,9 +106,12 @@ export async function recordOrders(tx: Tx, references: string[]): Promise<number
   if (references.length === 0) return 0;
   const [row] = await tx.execute<{ recorded: number }>(sql`
     with recorded as (
-      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, confirmed_at)
-      select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id, contact, ship_to, coalesce(captured_at, now())
-      from payments where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
+      insert into orders (id, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id,
+        contact, ship_to, confirmed_at)
+      select 'ord_' || reference, reservation_id, reference, sale_id, customer_id, amount, currency, gateway, charge_id,
+        contact, ship_to, coalesce(captured_at, now())
+      from payments
+      where reference in (select json_array_elements_text(${JSON.stringify(references)}::json)) and state = 'captured'
       order by captured_at, reference
       on conflict do nothing returning id, sale_id, reference
     ), paid as materialized (
@@ -141,7 +152,9 @@ async function write(ctx: Needs, sale: Sale, entries: JournalEntry[]): Promise<v
   }
 }
 
-/** Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again. */
+/**
+ * Both or neither: an entry that was acknowledged and not deleted would stay for ever, since nobody is given it again.
+ */
 async function forget(ctx: Needs, journal: string, ids: string[]): Promise<void> {
   const replies = await around("persist.forget", () =>
     ctx.redis.client
@@ -159,12 +172,16 @@ async function setAside(ctx: Needs, sale: Sale, id: string, body: unknown, error
   // The error of a refused statement repeats what was refused.
   const why = storable(String(error), ERROR_LENGTH_MAX);
   await ctx.db.execute(
-    sql`insert into dead_letters (sale_id, entry_id, body, error) values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
+    sql`insert into dead_letters (sale_id, entry_id, body, error)
+      values (${sale.id}, ${id}, ${JSON.stringify(body)}, ${why}) on conflict do nothing`,
   );
   ctx.metrics.deadLetters.inc();
 }
 
-/** Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after the idle time. */
+/**
+ * Writes what Postgres takes, and sets the rest aside by entry. Throws what is unknown: then all are read again after
+ * the idle time.
+ */
 async function writeApart(ctx: Needs, sale: Sale, entries: JournalEntry[]): Promise<void> {
   const aside = new Map<string, { lines: string[]; error: unknown }>();
   const keep = (id: string, lines: string[], error: unknown) =>
@@ -226,7 +243,10 @@ export function persistStage(ctx: Needs, consumer: string) {
     return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));
   }
 
-  /** Works off the journal of a sale: a full batch is followed by the next at once. Answers how many entries were finished. */
+  /**
+   * Works off the journal of a sale: a full batch is followed by the next at once. Answers how many entries were
+   * finished.
+   */
   return async function persist(sale: Sale, signal?: AbortSignal): Promise<number> {
     for (let total = 0; ; ) {
       const finished = await runOnce(sale);

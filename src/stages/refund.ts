@@ -1,6 +1,6 @@
 /**
- * refund: begins here, by an operator's word; reconcile asks the gateway until it says "refunded". Units are un-claimed and put back on
- * sale only in the transaction that records that answer (rule M).
+ * refund: begins here, by an operator's word; reconcile asks the gateway until it says "refunded". Units are un-claimed
+ * and put back on sale only in the transaction that records that answer (rule M).
  */
 import { and, eq, sql } from "drizzle-orm";
 import type { Context } from "../context.ts";

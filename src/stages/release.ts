@@ -1,4 +1,7 @@
-/** release: gives a hold back (lua/release.lua); a repeat answers the same. Its units are free again in the same instant. */
+/**
+ * release: gives a hold back (lua/release.lua); a repeat answers the same. Its units are free again in the same
+ * instant.
+ */
 import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { SaleClock } from "../domain/hold.ts";

@@ -1,6 +1,6 @@
 /**
- * confirm: brings the hold in line with what is stored of its payment (rules B, C and D): captured -> confirmed,
- * declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
+ * confirm and decline: brings the hold in line with what is stored of its payment (rules B, C and D): captured ->
+ * confirmed, declined or cancelled -> held again. Used after every outcome, and by reconcile after every crash.
  */
 
 import type { Context } from "../context.ts";
@@ -10,7 +10,10 @@ import { leavesHold, NO_UNITS, NOT_WRITTEN, type PaymentOutcome, UNUSABLE } from
 
 type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
 
-/** Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep it for ever. */
+/**
+ * Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep
+ * it for ever.
+ */
 const earnsNoGrace = (p: PaymentOutcome) => p.declineCode === NOT_WRITTEN || p.declineCode === UNUSABLE;
 
 /** Safe to repeat: the scripts do nothing unless the hold speaks of this very payment. */
@@ -54,7 +57,8 @@ async function confirmCaptured(
     const payment = captured[i] as PaymentOutcome;
     ctx.metrics.outcomes.inc({ stage: "confirm", outcome: r.outcome });
     if (r.outcome === "CONFIRMED") return;
-    // A capture that came late was honoured, and a decline of before reached the hold in between: it has its grace, and is pinned again.
+    // Late money was honoured, and an earlier decline reached the hold in between: it is held for its grace, and pinned
+    // again.
     if (
       r.outcome === "OTHER_PAYMENT" &&
       r.hold.state === "held" &&

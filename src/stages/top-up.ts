@@ -1,6 +1,6 @@
 /**
- * top-up: stock put on sale or taken away, once per idempotency key, never below what is held or claimed.
- * More: Postgres first, then Redis by the move's id (rule K). Less: Redis gives up free units first, then Postgres lowers
+ * top-up: stock put on sale or taken away, once per idempotency key, never below what is held or claimed. More:
+ * Postgres first, then Redis by the move's id (rule K). Less: Redis gives up free units first, then Postgres lowers
  * `granted`, and only in the epoch in which Redis gave them up (rule L). A crash between is finished by reconcile.
  */
 

@@ -2,11 +2,15 @@ import type { Logger } from "pino";
 import { CHANGES_CHANNEL } from "./keys.ts";
 import { makeClient } from "./redis.ts";
 
-/** Hints that a reservation changed, over all instances. A hint can be lost: who waits also looks again by itself. */
+/**
+ * Hints that a reservation changed, over all instances. A hint can be lost, so whoever waits also checks again by
+ * itself.
+ */
 export interface ChangeHints {
   /**
-   * Resolves on the next hint for this reservation key, after `ms`, when the signal aborts, or when the process drains. The signal is the waiting
-   * request's own: on one that lives as long as the process, thousands of listeners would be searched for each that leaves.
+   * Resolves on the next hint for this reservation key, after `ms`, when the signal aborts, or when the process drains.
+   * The signal is the waiting request's own: on one that lives as long as the process, thousands of listeners would be
+   * searched for each that leaves.
    */
   next(key: string, ms: number, signal: AbortSignal): Promise<void>;
   close(): void;

@@ -5,9 +5,10 @@ import { isDataError } from "./refused.ts";
 export type Outcome<Result> = { result: Result } | { error: unknown };
 
 /**
- * Runs a batch. One that a store refuses for its data is halved, and halved again, until only the guilty stand alone: one among 128 costs some
- * fifteen calls, and none of the others fails for it. `tell` hears of each request as soon as it is settled, by its place in the batch. Any other
- * error says nothing about what was asked: it is the error of each, and nothing is tried again.
+ * Runs a batch. One that a store refuses for its data is halved, and halved again, until only the guilty stand alone:
+ * one among 128 costs some fifteen calls, and none of the others fails for it. `tell` hears of each request as soon as
+ * it is settled, by its place in the batch. Any other error says nothing about what was asked: it is the error of each,
+ * and nothing is tried again.
  */
 export async function apart<Request, Result>(
   run: (batch: Request[]) => Promise<Result[]>,
@@ -31,8 +32,8 @@ export async function apart<Request, Result>(
 }
 
 /**
- * The same where there is nothing to answer: runs as much of the batch as the store takes, gives each guilty one to `refused`, and throws what
- * is unknown.
+ * The same where there is nothing to answer: runs as much of the batch as the store takes, gives each guilty one to
+ * `refused`, and throws what is unknown.
  */
 export async function withoutGuilty<Request>(
   run: (batch: Request[]) => Promise<unknown>,
@@ -55,12 +56,12 @@ export async function withoutGuilty<Request>(
 }
 
 /**
- * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one call
- * then carries many requests (three times cheaper for Redis, facts.md); alone, a request goes out at once.
- * Between two batches there is a short pause, so that under load a batch is worth its call, its sync to disk and its journal
- * entry; a request that comes alone never meets it.
- * An error of the batch is the error of each of its requests: unknown, to be repeated with the same id. Only what a store refuses for its
- * data is the guilty one's alone (`apart`).
+ * Gathers single requests into batches: at most one batch is under way, and the next gathers meanwhile. Under load one
+ * call then carries many requests (three times cheaper for Redis: docs/measurements.md#batching); alone, a request goes
+ * out at once. Between two batches there is a short pause, so that under load a batch is worth its call, its sync to
+ * disk and its journal entry; a request that comes alone never meets it. An error of the batch is the error of each of
+ * its requests: unknown, to be repeated with the same id. Only what a store refuses for its data is the guilty one's
+ * alone (`apart`).
  */
 export function coalesce<Request, Result>(
   run: (batch: Request[]) => Promise<Result[]>,

@@ -5,7 +5,10 @@ import type { RunScript } from "./lua.ts";
 import type { Redis } from "./redis.ts";
 import { type PermitResult, parsePermit, wholeOf, wordOf } from "./replies.ts";
 
-/** What the permits that are out are for; `kept` = the call was given up unanswered and may still be running (lua/gate_view.lua). */
+/**
+ * What the permits that are out are for; `kept` = the call was given up unanswered and may still be running
+ * (lua/gate_view.lua).
+ */
 export const PERMIT_USES = ["charge", "look", "refund", "list", "kept"] as const;
 export type PermitUse = (typeof PERMIT_USES)[number];
 

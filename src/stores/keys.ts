@@ -22,7 +22,10 @@ export function saleKeys(saleId: string): SaleKeys {
   };
 }
 
-/** Zset of what Postgres was seen to have: its beat, and the journal position of each sale. Apart from the sales, so that no rebuild removes it. */
+/**
+ * Zset of what Postgres was seen to have: its beat, and the journal position of each sale. Apart from the sales, so
+ * that no rebuild removes it.
+ */
 export const MARKS_KEY = "fb:{marks}:postgres";
 
 export interface GateKeys {

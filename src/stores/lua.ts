@@ -22,7 +22,10 @@ export function scriptNames(): string[] {
     .map((f) => f.slice(0, -4));
 }
 
-/** An error of Lua itself, at something it was given. What a server answers of its own state begins with another word (OOM, READONLY, BUSY ...). */
+/**
+ * An error of Lua itself, at something it was given. What a server answers of its own state begins with another word
+ * (OOM, READONLY, BUSY ...).
+ */
 const SCRIPT_STOPPED = /^ERR .*user_script:\d+:/s;
 
 /** Runs a script by name. An expected refusal is a value; an exception is a fault and means "unknown". */

@@ -1,7 +1,7 @@
 /**
- * What Postgres was seen to have, remembered outside of it: in Redis and in this process. Each number is written down only after Postgres has
- * committed it, so a Postgres that has less is an older copy of itself (recover/restored.ts). Redis may forget a mark or have an older one: that
- * makes an older copy harder to notice, never a false alarm.
+ * What Postgres was seen to have, remembered outside of it: in Redis and in this process. Each number is written down
+ * only after Postgres has committed it, so a Postgres that has less is an older copy of itself (recover/restored.ts).
+ * Redis may forget a mark or have an older one: that makes an older copy harder to notice, never a false alarm.
  */
 
 import { Unavailable } from "../domain/errors.ts";

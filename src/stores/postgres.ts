@@ -1,7 +1,8 @@
 /**
- * Postgres. The pool is ours: postgres.js (3.4) sends `rollback` on a connection that was lost inside a transaction, which spoils it for good
- * once it is connected again; it stops answering, or gives answers to the wrong question (test/db.test.ts; found by a campaign). So each
- * connection is a client of its own, used by one caller at a time, and one that was lost is never used again.
+ * Postgres. The pool is ours: postgres.js (3.4) sends `rollback` on a connection that was lost inside a transaction,
+ * which spoils it for good once it is connected again; it stops answering, or gives answers to the wrong question
+ * (test/db.test.ts; found by a campaign). So each connection is a client of its own, used by one caller at a time, and
+ * one that was lost is never used again.
  */
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import { migrate as runMigrations } from "drizzle-orm/postgres-js/migrator";
@@ -42,8 +43,8 @@ interface Connection {
   /** It was asked what it leads to. */
   checked: boolean;
   /**
-   * Fails the use that is under way, if there is one. Not a promise that lasts as long as the connection: whatever waits for one of those stays
-   * reachable through it, and with it every answer.
+   * Fails the use that is under way, if there is one. Not a promise that lasts as long as the connection: whatever
+   * waits for one of those stays reachable through it, and with it every answer.
    */
   fail: ((error: Error) => void) | null;
 }
@@ -64,7 +65,8 @@ function connect(url: string, onLost: (c: Connection) => void): Connection {
     },
     connection: {
       application_name: "fukubukuro",
-      // No statement waits longer than a shopper would; a lost reply leaves the outcome unknown, which every caller expects.
+      // No statement waits longer than a shopper would; a lost reply leaves the outcome unknown, which every caller
+      // expects.
       statement_timeout: STATEMENT_TIMEOUT_MS,
       lock_timeout: LOCK_TIMEOUT_MS,
       idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
@@ -154,7 +156,7 @@ export function connectPostgres(url: string, o: PoolOptions = {}): Postgres {
     unsafe(text: string, parameters: never[], how?: postgres.UnsafeQueryOptions) {
       const rows = () => use((sql) => sql.unsafe(text, parameters, how), answerMsMax);
       return {
-        // biome-ignore lint/suspicious/noThenProperty: drizzle awaits it, or asks for its values; only then is it sent, as with postgres.js
+        // biome-ignore lint/suspicious/noThenProperty: drizzle awaits it or asks for values; only then is it sent
         then: (done: (rows: unknown) => void, failed: (error: unknown) => void) => rows().then(done, failed),
         values: () => use((sql) => sql.unsafe(text, parameters, how).values(), answerMsMax),
       };

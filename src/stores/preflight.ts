@@ -1,7 +1,7 @@
 /**
- * Settings of the stores that the promises stand on. A wrong one stops selling with a sentence that names it; `ALLOW_UNSAFE` names those
- * that an operator takes upon himself, and each start says so loudly. Redis is looked at on every new connection, since a failover may
- * lead to another one; Postgres at the start.
+ * Settings of the stores that the promises depend on. A wrong one stops selling with a sentence that names it. An
+ * operator may accept the risk by naming the setting in `ALLOW_UNSAFE`; each start then logs it as an error. Redis is
+ * checked on every new connection, since a failover may lead to another instance; Postgres is checked at the start.
  */
 
 import type { Logger } from "pino";
@@ -55,8 +55,9 @@ export async function unsafePostgres(sql: Sql): Promise<Unsafe[]> {
   const [row] = await sql<
     { version: number; recovery: boolean; synchronous_commit: string; fsync: string; full_page_writes: string }[]
   >`
-    select current_setting('server_version_num')::int as version, pg_is_in_recovery() as recovery, current_setting('synchronous_commit') as synchronous_commit,
-      current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes`;
+    select current_setting('server_version_num')::int as version, pg_is_in_recovery() as recovery,
+      current_setting('synchronous_commit') as synchronous_commit, current_setting('fsync') as fsync,
+      current_setting('full_page_writes') as full_page_writes`;
   const found: Unsafe[] = [];
   const unsafe = (name: (typeof UNSAFE_NAMES)[number], sentence: string) => void found.push({ name, sentence });
   if (!row) return found;
@@ -76,12 +77,12 @@ export async function unsafePostgres(sql: Sql): Promise<Unsafe[]> {
   return found;
 }
 
-/** Says loudly what is allowed; answers the sentence of the first that is not, or null. */
+/** Logs what is allowed as an error; answers the sentence of the first that is not allowed, or null. */
 export function refusalFor(found: Unsafe[], allowed: string[], log: Logger): string | null {
   let refusal: string | null = null;
   for (const u of found) {
     if (allowed.includes(u.name)) log.error({ unsafe: u.name }, `UNSAFE, and allowed by ALLOW_UNSAFE: ${u.sentence}`);
-    else refusal ??= `${u.sentence} (Or take it upon yourself: ALLOW_UNSAFE=${u.name}.)`;
+    else refusal ??= `${u.sentence} (Or accept the risk: ALLOW_UNSAFE=${u.name}.)`;
   }
   return refusal;
 }

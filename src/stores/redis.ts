@@ -4,15 +4,19 @@ import { Unavailable } from "../domain/errors.ts";
 import { refusalFor, unsafeRedis } from "./preflight.ts";
 
 const COMMAND_TIMEOUT_MS = 2_000;
-/** Nothing heard for so long while something was asked: the link is given up. What timed out in it would stay in the client's queue till then. */
+/**
+ * Nothing heard for so long while something was asked: the link is given up. What timed out in it would stay in the
+ * client's queue till then.
+ */
 const SILENT_MS = 3_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 const RECONNECT_MS_MAX = 500;
 const UNSAFE_AGAIN_MS = 2_000;
 
 /**
- * A client that never sends anything twice and never queues for a link that is down: with the library's defaults a script
- * runs twice when a reply is lost (facts.md). Every error means "unknown"; callers repeat with the same id.
+ * A client that never sends anything twice and never queues for a link that is down: with the library's defaults a
+ * script runs twice when a reply is lost (docs/measurements.md#lost-replies). Every error means "unknown"; callers
+ * repeat with the same id.
  */
 const SAFE = {
   maxRetriesPerRequest: 0,
@@ -31,14 +35,14 @@ export interface Redis {
   client: Client | Cluster;
   /** The Redis behind the present connection, or null while it is not connected or not yet asked (rule G). */
   instance(): Instance | null;
-  /** Why the Redis we reach is not to be sold from (safety.ts), or null. */
+  /** Why nothing may be sold from the Redis we reach (preflight.ts), or null. */
   refusal(): string | null;
   /** Resolves when an instance is known; rejects with Unavailable after the time. */
   ready(timeoutMs: number): Promise<Instance>;
   close(): Promise<void>;
 }
 
-/** The settings that safety.ts looks at; null for a server that does not let them be read. */
+/** The settings that preflight.ts checks; null for a server that does not let them be read. */
 function settingsOf(nodes: Client[]): Promise<Array<Record<string, string> | null>> {
   return Promise.all(
     nodes.map(async (n) => {

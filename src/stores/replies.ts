@@ -1,6 +1,6 @@
 /**
- * What the scripts of lua/ answer, as discriminated unions. The outcome words are those of the scripts' headers; a test holds both together,
- * and an outcome or a number that is not known throws: a reply is never taken on trust.
+ * What the scripts of lua/ answer, as discriminated unions. The outcome words are those of the scripts' headers; a test
+ * holds both together, and an outcome or a number that is not known throws: a reply is never taken on trust.
  */
 import { type Hold, parseHold, type SaleClock } from "../domain/hold.ts";
 
@@ -28,7 +28,7 @@ export type PermitResult =
   | { outcome: "EMPTY" | "BUSY" }
   | { outcome: "SHUT"; opensInMs: number };
 
-/** Units of an item in Redis: nobody's, and of live reservations. */
+/** Units of an item in Redis: free ones, and those of live reservations. */
 export interface ItemUnits {
   free: number;
   live: number;

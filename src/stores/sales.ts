@@ -9,7 +9,10 @@ import type { Redis } from "./redis.ts";
 import { epochs, items, journalPositions, sales } from "./schema.ts";
 import type { Stamp } from "./scripts.ts";
 
-/** A call that reaches Redis later than this after it was made is refused there: old bytes must not act. */
+/**
+ * A call that reaches Redis later than this after it was made is refused there: bytes that were delayed on the way must
+ * not act (docs/measurements.md#lost-replies).
+ */
 const ARRIVE_WITHIN_MS = 3_000;
 const UNKNOWN_SALE_MS = 1_000;
 const UNKNOWN_SALES_MAX = 10_000;
@@ -139,8 +142,8 @@ export class Sales {
   }
 
   /**
-   * Calls a transition under the sale's epoch. On STALE_EPOCH the epoch is read again from Postgres; a newer one is tried
-   * once, else the sale is handed to rebuild and Unavailable is thrown: nothing was granted.
+   * Calls a transition under the sale's epoch. On STALE_EPOCH the epoch is read again from Postgres; a newer one is
+   * tried once, else the sale is handed to rebuild and Unavailable is thrown: nothing was granted.
    */
   async call<T extends SaleClock>(sale: Sale, call: (s: Stamp) => Promise<T>): Promise<T> {
     assertSelling(sale);
@@ -168,7 +171,8 @@ export class Sales {
     const [epoch, sentAt] = [sale.epoch, Date.now()];
     const answer = await call(this.stamp(sale)).catch((error) => {
       if (!(error instanceof ArrivedLate)) throw error;
-      // Nothing was done. If Redis' clock went forward it is known now; if the call itself was slow, the caller still waits.
+      // Nothing was done. If Redis' clock went forward it is known now; if the call itself was slow, the caller still
+      // waits.
       if (sale.epoch === epoch) this.#learnClock(sale, error.nowMs, sentAt);
       return call(this.stamp(sale));
     });

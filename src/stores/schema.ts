@@ -22,7 +22,9 @@ const ms = (name: string) => bigint(name, { mode: "number" });
 const oneOf = (column: string, words: readonly string[]) =>
   sql.raw(`${column} in (${words.map((w) => `'${w}'`).join(", ")})`);
 
-/** Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start. */
+/**
+ * Secrets that every instance shares, such as the one reservation ids are made under. Written once, by the first start.
+ */
 export const secrets = pgTable("secrets", {
   name: text("name").primaryKey(),
   value: text("value").notNull(),
@@ -54,7 +56,10 @@ export const sales = pgTable("sales", {
   createdAt: at("created_at").notNull().defaultNow(),
 });
 
-/** Which Redis holds a sale (rules G and I). Rebuild raises the epoch under `for update`; every claim reads it `for share`. */
+/**
+ * Which Redis holds a sale (rules G and I). Rebuild raises the epoch under `for update`; every claim reads it `for
+ * share`.
+ */
 export const epochs = pgTable("epochs", {
   saleId: text("sale_id")
     .primaryKey()
@@ -62,18 +67,27 @@ export const epochs = pgTable("epochs", {
   epoch: integer("epoch").notNull().default(0),
   runId: text("run_id").notNull().default(""),
   replicationId: text("replication_id").notNull().default(""),
-  /** Why the sale stands until a person has looked (recover/restored.ts); null while it sells. Every write that must not happen meanwhile asks here. */
+  /**
+   * Why the sale stands until a person has looked (recover/restored.ts); null while it sells. Every write that must not
+   * happen meanwhile asks here.
+   */
   stoppedWhy: text("stopped_why"),
 });
 
-/** One row, raised once a second while anybody runs. Redis remembers the highest: a lower one here is an older copy of the database. */
+/**
+ * One row, raised once a second while anybody runs. Redis remembers the highest: a lower one here is an older copy of
+ * the database.
+ */
 export const beats = pgTable("beats", {
   id: integer("id").primaryKey(),
   beat: ms("beat").notNull().default(0),
   beatenAt: at("beaten_at").notNull().defaultNow(),
 });
 
-/** The highest sequence number of a sale's journal that Postgres has. Apart from `epochs`, so that persist and claims do not wait for each other. */
+/**
+ * The highest sequence number of a sale's journal that Postgres has. Apart from `epochs`, so that persist and claims do
+ * not wait for each other.
+ */
 export const journalPositions = pgTable("journal_positions", {
   saleId: text("sale_id")
     .primaryKey()
@@ -81,7 +95,10 @@ export const journalPositions = pgTable("journal_positions", {
   seq: ms("seq").notNull().default(0),
 });
 
-/** Stock per item. `granted` is raised by top-ups, `claimed` by the transaction before a gateway is called: the last guard. */
+/**
+ * Stock per item. `granted` is raised by top-ups, `claimed` by the transaction before a gateway is called: the last
+ * guard.
+ */
 export const items = pgTable(
   "items",
   {
@@ -105,7 +122,8 @@ export const items = pgTable(
 
 /**
  * Mirror of the holds, written by persist from the journal, read by rebuild and support. A row moves only forward in
- * (epoch, seq). Steady state: one row per reservation ever made. The key is the part of the public id after its last dot, less the MAC (ids.ts).
+ * (epoch, seq). Steady state: one row per reservation ever made. The key is the part of the public id after its last
+ * dot, less the MAC (ids.ts).
  */
 export const reservations = pgTable(
   "reservations",
@@ -123,7 +141,7 @@ export const reservations = pgTable(
     heldAt: at("held_at").notNull(),
     changedAt: at("changed_at").notNull(),
   },
-  // rebuild reads a sale's; the one index there is, since every reservation of the rush pays for it
+  // the only index, since every reservation pays for each; rebuild reads all holds of a sale
   (t) => [primaryKey({ columns: [t.saleId, t.key] })],
 );
 
@@ -136,7 +154,9 @@ export interface Settled {
   why: string | null;
 }
 
-/** One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile. */
+/**
+ * One attempt to pay. Committed before the 202; contact and address live here only. Drained by charge and reconcile.
+ */
 export const payments = pgTable(
   "payments",
   {
@@ -167,7 +187,7 @@ export const payments = pgTable(
     declineCode: text("decline_code"),
     chargeId: text("charge_id"),
     actionUrl: text("action_url"),
-    /** Why a person should look, e.g. the gateway charged another amount. */
+    /** Why a person is needed, e.g. the gateway charged another amount. */
     attention: text("attention"),
     /** Since when the gateway has said nothing about it that can be used: the longer, the rarer it is asked. */
     troubledSince: at("troubled_since"),
@@ -181,7 +201,7 @@ export const payments = pgTable(
     sentAt: at("sent_at"),
     firstSentAt: at("first_sent_at"),
     actionDeadline: at("action_deadline"),
-    /** When reconcile looks next, and when the gateway was last asked about it. */
+    /** When reconcile asks next, and when the gateway was last asked. */
     checkAt: at("check_at"),
     lookedAt: at("looked_at"),
     capturedAt: at("captured_at"),
@@ -207,7 +227,7 @@ export const payments = pgTable(
     // captured and not yet an order
     index("payments_captured").on(t.capturedAt).where(sql`state = 'captured'`),
     index("payments_by_sale").on(t.saleId, t.state),
-    // the few that a person should look at, and late captures that are followed up
+    // the few that need a person, and late captures that are followed up
     index("payments_with_attention").on(t.capturedAt).where(sql`attention is not null`),
   ],
 );
@@ -247,10 +267,10 @@ export const orders = pgTable(
   ],
 );
 
-/** Joins a payment and its order by the one index that there is for both. */
+/** Joins a payment and its order by the orders' primary key. */
 export const orderOfPayment = sql`${orders.id} = 'ord_' || ${payments.reference}`;
 
-/** What was ordered, as it was named and priced then. Of which sale is the order's to say. */
+/** What was ordered, with the names and prices of that moment. */
 export const orderLines = pgTable(
   "order_lines",
   {
@@ -289,8 +309,8 @@ export const outbox = pgTable(
 );
 
 /**
- * Every stock change has an id (rule K). `granted`: counted in items.granted, Redis may not have it yet. `pending`: units to
- * be taken away, Redis first (rule L). `done`: both. A restock has the order it came from.
+ * Every stock change has an id (rule K). `granted`: counted in items.granted, Redis may not have it yet. `pending`:
+ * units to be taken away, Redis first (rule L). `done`: both. A restock has the order it came from.
  */
 export const stockMoves = pgTable(
   "stock_moves",
@@ -320,15 +340,23 @@ export const stockMoves = pgTable(
 /** A gateway's gate that existed once: its first opening needs no wait, every later Redis does (rule F). */
 export const gates = pgTable("gates", {
   gateway: text("gateway").primaryKey(),
-  /** Set by a stop in good order of a stack that ran alone: no call was out, so the next start need not wait (rule F). */
+  /**
+   * Set by a stop in good order of a stack that ran alone: no call was out, so the next start need not wait (rule F).
+   */
   quiet: boolean("quiet").notNull().default(false),
   /** Where the walk through the gateway's own list of charges stands. */
   listCursor: text("list_cursor"),
-  /** Until when a worker sends nothing, because the gateway gave no definite answers; told by the worker, read by the cockpit. */
+  /**
+   * Until when a worker sends nothing, because the gateway gave no definite answers; told by the worker, read by the
+   * cockpit.
+   */
   breakerUntil: at("breaker_until"),
 });
 
-/** Charges found in a gateway's list that no payment of ours explains. Written by reconcile, read by the audit and people. */
+/**
+ * Charges found in a gateway's list that no payment of ours explains. Written by reconcile, read by the audit and
+ * people.
+ */
 export const strayCharges = pgTable(
   "stray_charges",
   {
@@ -346,7 +374,7 @@ export const strayCharges = pgTable(
   (t) => [primaryKey({ columns: [t.gateway, t.reference] })],
 );
 
-/** Journal entries that could not be applied. A person looks; nothing is thrown away. */
+/** Journal entries that could not be applied. They wait for a person; nothing is thrown away. */
 export const deadLetters = pgTable(
   "dead_letters",
   {

@@ -45,7 +45,9 @@ type Transition = <T>(
   moreKeys?: string[],
 ) => Promise<replies.Answer<T[]>>;
 
-/** One transition of a sale; throws StaleEpoch or ArrivedLate when nothing was done, Unavailable when that is not known. */
+/**
+ * One transition of a sale; throws StaleEpoch or ArrivedLate when nothing was done, Unavailable when that is not known.
+ */
 function transitionsBy(run: RunScript): Transition {
   return async function transition(name, s, args, parse, moreKeys = []) {
     const keys = saleKeys(s.saleId).transitionKeys;

@@ -1,6 +1,6 @@
 /**
- * The stop of a sale while Postgres may be an older copy (recover/restored.ts): a column beside the epoch, for which every write asks that must
- * not happen meanwhile, and the fence in Redis.
+ * The stop of a sale while Postgres may be an older copy (recover/restored.ts): a column beside the epoch, for which
+ * every write asks that must not happen meanwhile, and the fence in Redis.
  */
 import { sql } from "drizzle-orm";
 import type { Logger } from "pino";
@@ -49,7 +49,8 @@ export async function stopSelling(needs: Needs, saleIds: string[] | null, found:
   const why = found.includes("fukubukuro recover") ? found : sentence(found);
   const stopped = await needs.db.execute<{ sale_id: string }>(sql`
     update epochs set stopped_why = ${why} where stopped_why is null
-      and (${saleIds === null} or sale_id in (select json_array_elements_text(${JSON.stringify(saleIds ?? [])}::json))) returning sale_id`);
+      and (${saleIds === null} or sale_id in (select json_array_elements_text(${JSON.stringify(saleIds ?? [])}::json)))
+    returning sale_id`);
   if (stopped.length > 0) needs.log.error({ saleIds: stopped.map((s) => s.sale_id) }, why);
   for (const id of saleIds ?? needs.sales.allKnown().map((s) => s.id)) {
     const sale = await needs.sales.refresh(id);

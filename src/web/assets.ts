@@ -1,4 +1,7 @@
-/** Scripts, styles and pictures of the pages, under names that change with their content: read from the build, or bundled once in a checkout. */
+/**
+ * Scripts, styles and pictures of the pages, under names that change with their content: read from the build, or
+ * bundled once in a checkout.
+ */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ASSETS_FOLDER, BUILT } from "../places.ts";

@@ -1,4 +1,7 @@
-/** Makes the scripts, styles and pictures of the pages with esbuild: for `npm run build`, and in a checkout when the first is asked for. */
+/**
+ * Makes the scripts, styles and pictures of the pages with esbuild: for `npm run build`, and in a checkout when the
+ * first is asked for.
+ */
 import { hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";

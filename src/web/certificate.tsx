@@ -40,7 +40,7 @@ const WORDS = {
       "Orders without a charge",
       "Mails without an order",
     ],
-    figures: [
+    rows: [
       "Charges captured, not refunded",
       "Charges refunded",
       "Orders recorded",
@@ -76,7 +76,7 @@ const WORDS = {
       "請求のない注文",
       "注文のないメール",
     ],
-    figures: [
+    rows: [
       "請求（返金を除く）",
       "返金済みの請求",
       "記録された注文",
@@ -127,7 +127,7 @@ const CertificatePage: FC<{ language: Language; sale: Sale; audit: Audit }> = ({
     a.orders.withoutCharge,
     a.mails.withoutOrder,
   ];
-  const figures = [
+  const values = [
     a.charges.captured,
     a.charges.refunded,
     a.orders.recorded,
@@ -181,10 +181,10 @@ const CertificatePage: FC<{ language: Language; sale: Sale; audit: Audit }> = ({
               <Count n={answers[i] ?? Number.NaN} />
             </tr>
           ))}
-          {w.figures.map((figure, i) => (
+          {w.rows.map((row, i) => (
             <tr>
-              <th scope="row">{figure}</th>
-              <td>{figures[i]}</td>
+              <th scope="row">{row}</th>
+              <td>{values[i]}</td>
             </tr>
           ))}
         </tbody>

@@ -1,7 +1,8 @@
 /** @jsxImportSource hono/jsx */
 /**
- * The operator's cockpit. The page is a frame of words; browser/cockpit.ts fills it from `GET /v1/admin/events` and acts through the same
- * admin routes that a bearer token may call. A session is a same-site cookie, and does nothing for a page of another site (auth.ts).
+ * The operator's cockpit. The page is a frame of words; browser/cockpit.ts fills it from `GET /v1/admin/events` and
+ * acts through the same admin routes that a bearer token may call. A session is a same-site cookie, and does nothing
+ * for a page of another site (auth.ts).
  */
 import type { Context as Http } from "hono";
 import { bodyLimit } from "hono/body-limit";
@@ -41,7 +42,7 @@ export function cockpitRoutes(ctx: Context, routes: Routes, auth: AdminAuth): vo
       throw new Problem("UNAUTHENTICATED", "this form belongs to another site");
   };
 
-  /** The page for who is signed in, else the sign-in. */
+  /** The cockpit for an operator who is signed in, else the sign-in form. */
   async function behind(c: Http, show: () => Promise<Response>): Promise<Response> {
     try {
       auth.check("GET", incomingOf(c).headers);

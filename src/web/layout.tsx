@@ -45,7 +45,7 @@ export interface PageOptions {
   headers?: Record<string, string>;
   /** Where the name in the header leads. */
   home?: string;
-  /** Whole in itself, to be kept as a file: its style inside, no header. */
+  /** Complete in itself, to be kept as a file: its style inside, no header. */
   standalone?: boolean;
   /** Beside the switch of languages. */
   menu?: (pageContext: PageContext) => Child;

@@ -1,5 +1,8 @@
 /** @jsxImportSource hono/jsx */
-/** The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is fetched from outside. */
+/**
+ * The routes of the pages. The cockpit and the docs are everywhere; storefront and mails only in local mode. Nothing is
+ * fetched from outside.
+ */
 import type { Context as Http } from "hono";
 import { nanoid } from "nanoid";
 import type { Context } from "../context.ts";
@@ -72,7 +75,7 @@ function shopRoutes(ctx: Context, routes: Routes): void {
       <OrderPage pageContext={pageContext} sale={sale} orderId={orderId} />
     ));
   });
-  // Stands for the shop's own login: whoever comes is somebody new.
+  // In place of a shop's own login: every new browser is a new customer.
   app.post("/demo/shopper", (c) => {
     const customerId = `demo-${nanoid(12)}`;
     const secret = ctx.config.shopperTokenSecrets?.[0] as string;

@@ -1,7 +1,7 @@
 /** @jsxImportSource hono/jsx */
 /**
- * The demo storefront of local mode. The pages are frames with the words and what never changes; everything that does is filled in by
- * browser/shop.ts through the public API, so that an integrator can copy it.
+ * The demo storefront of local mode. The pages are frames with the words and what never changes; everything that does
+ * is filled in by browser/shop.ts through the public API, so that an integrator can copy it.
  */
 
 import type { Child, FC } from "hono/jsx";
@@ -170,7 +170,10 @@ const Row: FC<{ label: string; children?: Child }> = ({ label, children }) => (
   </>
 );
 
-/** The final confirmation screen: everything that 特定商取引法 第十二条の六 asks for, beside the items and the total that the hold has. */
+/**
+ * The final confirmation screen: everything that 特定商取引法 第十二条の六 asks for, beside the items and the total that the hold
+ * has.
+ */
 const Review: FC<Props> = ({ pageContext, sale }) => {
   const { w, language } = pageContext;
   const { shop, terms } = sale.details;

@@ -1,6 +1,6 @@
 /**
- * Every word of the pages, in both languages; the server and the pages' scripts read the same tables. In groups, so that a script carries
- * only those it says.
+ * Every word of the pages, in both languages; the server and the pages' scripts read the same tables. In groups, so
+ * that a script carries only those it says.
  */
 import type { Language } from "../domain/language.ts";
 

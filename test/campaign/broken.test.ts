@@ -1,6 +1,6 @@
 /**
- * Broken builds: each deliberate defect, put into a copy of the source, must be caught by the suite. A defect whose text is not in the source any
- * more fails too, so that the table stays true.
+ * Broken builds: each deliberate defect, put into a copy of the source, must be caught by the suite. A defect whose
+ * text is not in the source any more fails too, so that the table stays true.
  */
 import { execFile } from "node:child_process";
 import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";

@@ -1,6 +1,7 @@
 /**
- * Deliberate defects: each takes a guard out of a copy of the sources, and the named test must fail there (broken.test.ts). The text that a defect
- * replaces must stand in the sources, which test/defects.test.ts holds with every run of the suite.
+ * Deliberate defects: each takes a guard out of a copy of the sources, and the named test must fail there
+ * (broken.test.ts). That the text which a defect replaces is in the sources is checked with every run of the suite
+ * (test/defects.test.ts).
  */
 
 export interface Defect {
@@ -28,7 +29,7 @@ export const DEFECTS: Defect[] = [
     "runs its build while it is of the sources that are there",
   ),
   {
-    name: "a connection that was lost is used again",
+    name: "rule V: a connection that was lost is used again",
     by: "db",
     edits: [
       edit("src/stores/postgres.ts", "if (!all.delete(c)) return;", "if (all.has(c)) return;"),
@@ -108,7 +109,7 @@ export const DEFECTS: Defect[] = [
     "rule E",
   ),
   one(
-    "permits that outlive a clock that was set back",
+    "rule T: permits outlive a clock that was set back",
     "lua/permit_take.lua",
     "redis.call('ZADD', KEYS[1], now + longest, late)",
     "local _ = late",
@@ -156,7 +157,7 @@ export const DEFECTS: Defect[] = [
   ),
   one("rule I: install over a newer epoch", "lua/install.lua", "'epoch', 'fenced'", "'fenced'", "scripts"),
   one(
-    "rule I: install over a fence of a later rebuild",
+    "rule Q: install over a fence of a later rebuild",
     "lua/install.lua",
     "'epoch', 'fenced'",
     "'epoch'",
@@ -164,7 +165,7 @@ export const DEFECTS: Defect[] = [
     "overtakes",
   ),
   {
-    name: "rule I: another epoch is raised than was fenced",
+    name: "rule Q: another epoch is raised than was fenced",
     by: "recover",
     named: "stalled",
     edits: [
@@ -173,7 +174,7 @@ export const DEFECTS: Defect[] = [
     ],
   },
   one(
-    "units that are shown as out are told as sold",
+    "rule O: units that are shown as out are told as sold",
     "lua/prelude.lua",
     "return live + hidden, ",
     "return live, ",
@@ -213,7 +214,7 @@ export const DEFECTS: Defect[] = [
     "refunds an order",
   ),
   one(
-    "acknowledged before the commit",
+    "rule U: acknowledged before the commit",
     "src/stages/persist.ts",
     `return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));`,
     `if (raw.length > 0) await forget(\n      ctx,\n      journal,\n      raw.map(([id]) => id),\n    );\n    return raw.length === 0 ? 0 : around("persist.work", () => work(ctx, sale, raw));`,
@@ -258,7 +259,7 @@ export const DEFECTS: Defect[] = [
     "never answered",
   ),
   one(
-    "the permit is given back after a timeout",
+    "rule R: the permit is given back after a timeout",
     "src/gateways/gate.ts",
     "scripts.permitGive(o.gateway, permit.token, charged, mayStillRun)",
     "scripts.permitGive(o.gateway, permit.token, charged)",
@@ -314,7 +315,7 @@ export const DEFECTS: Defect[] = [
     "REPLAYED",
   ),
   one(
-    "a board is no lease",
+    "rule O: a refusal lease binds nobody",
     "lua/prelude.lua",
     "return sale.told_out[sku] and 0 or have",
     "return have",
@@ -322,7 +323,7 @@ export const DEFECTS: Defect[] = [
     "is a lease",
   ),
   one(
-    "a board refuses those who hold something",
+    "rule O: those who hold something are refused from memory",
     "src/http/instant-refusals.ts",
     " || w.customers.has(customerId)",
     "",
@@ -330,14 +331,21 @@ export const DEFECTS: Defect[] = [
     "refusing from memory",
   ),
   one(
-    "a rebuild reads every table at a moment of its own",
+    "rule S: a rebuild reads every table at a moment of its own",
     "src/recover/rebuild.ts",
     "JSON.stringify(after) === JSON.stringify(rows.itemRows)",
     "after",
     "rules",
     "one moment",
   ),
-  one("the mirror is written in any order", "src/stages/persist.ts", "    order by r.key\n", "", "rules", "crosswise"),
+  one(
+    "rule W: the mirror is written in any order",
+    "src/stages/persist.ts",
+    "    order by r.key\n",
+    "",
+    "rules",
+    "crosswise",
+  ),
   one(
     "mails give way for ever",
     "src/workers.ts",
@@ -349,7 +357,7 @@ export const DEFECTS: Defect[] = [
   one(
     "a sale of long ago is visited all the time",
     "src/domain/sale.ts",
-    "Date.now() > s.closesAtMs + s.holdMs + LOOKED_AFTER_MS",
+    "Date.now() > s.closesAtMs + s.holdMs + VISITED_AFTER_MS",
     "s.holdMs < 0",
     "sale",
     "long over",
@@ -379,7 +387,7 @@ export const DEFECTS: Defect[] = [
     "late money",
   ),
   one(
-    "an older Postgres: the position of the journal is not compared",
+    "rule Y: the position of the journal is not compared",
     "src/recover/restored.ts",
     "if (Number(r.seq) < seen)",
     "if (Number(r.seq) < 0)",
@@ -387,7 +395,7 @@ export const DEFECTS: Defect[] = [
     "less than a second",
   ),
   one(
-    "an older Postgres: a confirmed hold needs no capture",
+    "rule Y: a confirmed hold needs no capture",
     "src/stages/persist.ts",
     "if (recorded < references.length) await assertCaptured(tx, references);",
     "if (recorded < 0) await assertCaptured(tx, references);",
@@ -395,7 +403,7 @@ export const DEFECTS: Defect[] = [
     "without the capture",
   ),
   one(
-    "an older Postgres: a charge that it has never heard of stops nothing",
+    "rule Y: a charge that it has never heard of stops nothing",
     "src/recover/restored.ts",
     "if (saleId !== null && !ctx",
     'if (saleId === "" && !ctx',
@@ -403,7 +411,7 @@ export const DEFECTS: Defect[] = [
     "emptied while nobody ran",
   ),
   one(
-    "an older Postgres: rebuild goes on",
+    "rule Y: rebuild goes on",
     "src/recover/rebuild.ts",
     "if (sale.stoppedWhy !== null) throw new RedisNewer(",
     "if (sale.stoppedWhy === '') throw new RedisNewer(",
@@ -411,7 +419,7 @@ export const DEFECTS: Defect[] = [
     "rebuilt by force",
   ),
   {
-    name: "an older Postgres: what is in line is ended while the sale stands",
+    name: "rule Y: what is in line is ended while the sale stands",
     by: "restored",
     named: "less than a second",
     edits: [
@@ -436,7 +444,7 @@ export const DEFECTS: Defect[] = [
     "a quarter",
   ),
   one(
-    "a batch that is refused for its data is not halved",
+    "rule X: a batch that is refused for its data is not halved",
     "src/stores/coalesce.ts",
     "if (to - from > 1 && isRefusal(error))",
     "if (from > to && isRefusal(error))",
@@ -444,7 +452,7 @@ export const DEFECTS: Defect[] = [
     "beside a poisoned one",
   ),
   one(
-    "a batch is sent again in parts whatever it failed of",
+    "rule X: a batch is sent again in parts whatever it failed of",
     "src/stores/coalesce.ts",
     "if (to - from > 1 && isRefusal(error))",
     "if (to - from > 1)",
@@ -452,7 +460,7 @@ export const DEFECTS: Defect[] = [
     "a batch",
   ),
   one(
-    "a journal entry is set aside as a whole",
+    "rule X: a journal entry is set aside as a whole",
     "src/stages/journal.ts",
     "holds.set(t.key, [...(holds.get(t.key) ?? []), t])",
     `holds.set("", [...(holds.get("") ?? []), t])`,

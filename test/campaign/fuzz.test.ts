@@ -1,4 +1,6 @@
-/** Five minutes of what test/fuzz.test.ts does for twenty seconds, or FUZZ_MS; one seed, or those of FUZZ_SEEDS=1,2,3. */
+/**
+ * Five minutes of what test/fuzz.test.ts does for twenty seconds, or FUZZ_MS; one seed, or those of FUZZ_SEEDS=1,2,3.
+ */
 import { expect, it } from "vitest";
 import { anySeed } from "../../src/local/random.ts";
 import { fuzz } from "../fuzz.ts";

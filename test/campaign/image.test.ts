@@ -1,6 +1,7 @@
 /**
- * The image without Docker: the steps of the Dockerfile, as they stand there, in clean folders and as a user of no name; then what was made
- * answers beside a real Redis and Postgres. Every stage is a folder that stands for its WORKDIR.
+ * The image without Docker: the steps of the Dockerfile, as they stand there, in clean folders and as a user of no
+ * name; then what was made answers beside a real Redis and Postgres. Every stage is a folder that stands for its
+ * WORKDIR.
  */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { chown, cp, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";

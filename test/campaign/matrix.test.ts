@@ -5,7 +5,7 @@ import { crashRun, type Lane, labels, openLane, points } from "../crash.ts";
 const LANES = 3;
 /** Of the second crash: what runs when things are mended. Each once, after one of the first in turn. */
 const RECOVERY =
-  /^(reconcile\.(takeOver|outcome|line|tombstone)|rebuild|late|persist|confirm|decline|gateway\.(lookUp|chargeAgain|cancel)|topup\.redis|topup\.done|refund\.done|outbox)/;
+  /^(reconcile\.(takeOver|outcome|line|tombstone)|rebuild|late|persist|confirm|decline|gateway\.(lookUp|chargeAgain|cancel)|top-up\.redis|top-up\.done|refund\.done|outbox)/;
 const FIRST = [
   "pay.row:answered",
   "charge.claim:answered",

@@ -1,4 +1,7 @@
-/** kill -9 of every process of `npm start` in the middle of 64 parallel checkouts, five times, then started again; and the same with FLUSHALL in the middle. */
+/**
+ * kill -9 of every process of `npm start` in the middle of 64 parallel checkouts, five times, then started again; and
+ * the same with FLUSHALL in the middle.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";

@@ -56,7 +56,10 @@ function chart(selector: string, series: Array<{ label: string; colour: string; 
   return plot;
 }
 
-/** Units of one item, or of all, stacked: sold at the bottom, then in payment, held, free, so that the top line is what was granted. */
+/**
+ * Units of one item, or of all, stacked: sold at the bottom, then in payment, held, free, so that the top line is what
+ * was granted.
+ */
 function stackOf(units: Point["units"][string] | undefined, index: number): Array<number | null> {
   if (!units) return [];
   const items = index >= 0 ? units.slice(index, index + 1) : units;
@@ -67,7 +70,7 @@ function stackOf(units: Point["units"][string] | undefined, index: number): Arra
   return [sold + paying + held + free, sold + paying + held, sold + paying, sold];
 }
 
-/** The same in words, for who cannot see the chart. */
+/** The same in words, for those who cannot see the chart. */
 function describe(sale: SaleFigures): string {
   const sum = (f: (i: SaleFigures["items"][number]) => number) => sale.items.reduce((n, i) => n + f(i), 0);
   const now: Array<[string, number]> = [

@@ -103,6 +103,9 @@ export function keep(storage: Storage, name: string, value: unknown): void {
   }
 }
 
-/** One press, one effect, however often it is sent. `randomUUID` is only there on secure origins; this is there everywhere. */
+/**
+ * One press, one effect, however often it is sent. `randomUUID` is only there on secure origins; this is there
+ * everywhere.
+ */
 export const newKey = (): string =>
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");

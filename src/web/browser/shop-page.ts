@@ -8,12 +8,12 @@ export interface Shop {
   saleId: string;
   sale: Sale | null;
   reservation: Reservation | null;
-  /** Of a held reservation: what the shopper looks at. */
+  /** Of a held reservation: the step that is shown. */
   step: "details" | "review";
   /** Item of the press that is on its way. */
   reserving: string | null;
   busy: boolean;
-  /** The last look at the sale had no answer. */
+  /** The last request for the sale had no answer. */
   unreached: boolean;
 }
 
@@ -45,7 +45,7 @@ export function renderShop(s: Shop): void {
   }
   if (section !== shown) {
     shown = section;
-    // Who cannot see the page change is taken to the new heading.
+    // Moves the focus to the new heading, for those who cannot see the page change.
     if (section !== "offer") find(`#${section}-title`).focus();
     scrollTo({ top: 0 });
   }

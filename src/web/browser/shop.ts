@@ -1,7 +1,7 @@
 /**
- * The storefront's script, and an example to copy: it uses the public API alone, through the client. What makes it safe to press twice, to
- * reload or to close the tab is small: the idempotency key is kept before it is sent, and what has become of a reservation is always asked
- * of the service, never remembered.
+ * The storefront's script, and an example to copy: it uses the public API alone, through the client. What makes it safe
+ * to press twice, to reload or to close the tab is small: the idempotency key is kept before it is sent, and what has
+ * become of a reservation is always asked of the service, never remembered.
  */
 import { type ConfirmRequest, FukubukuroError, type Reservation } from "../../client/index.ts";
 import { find, keep, kept, make, newKey, say } from "./dom.ts";
@@ -42,18 +42,18 @@ const render = () => renderShop(shop);
 // ---- what the service says ----
 
 /** How often an open page asks: a top-up is seen within a second. */
-const LOOK_MS = 600;
-let looking: AbortController | null = null;
+const POLL_MS = 600;
+let watching: AbortController | null = null;
 
 async function watchSale(): Promise<void> {
-  looking?.abort();
-  looking = new AbortController();
+  watching?.abort();
+  watching = new AbortController();
   const before = new Map<string, string>();
   const onTrouble = () => {
     shop.unreached = true;
     render();
   };
-  for await (const next of client.watch(saleId, { everyMs: LOOK_MS, signal: looking.signal, onTrouble })) {
+  for await (const next of client.watch(saleId, { everyMs: POLL_MS, signal: watching.signal, onTrouble })) {
     shop.sale = next;
     shop.unreached = false;
     for (const i of next.items) {
@@ -118,7 +118,8 @@ async function buy(sku: string, quantity: number): Promise<void> {
   try {
     await reserve(attempt as Attempt);
   } catch (error) {
-    // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next load of the page.
+    // A refusal is definite: nothing was taken. No answer is not: the key stays for the next press, or for the next
+    // load of the page.
     if (error instanceof FukubukuroError && error.status >= 400 && error.status < 500 && error.status !== 429)
       setAttempt(null);
     tell(wordsOf(error));
@@ -191,7 +192,7 @@ async function pay(): Promise<void> {
       location.assign(r.payment.actionUrl as string);
   } catch (error) {
     const e = error instanceof FukubukuroError ? error : null;
-    // The decline is told with the reservation; what is not known is being followed and is never called failed.
+    // A decline comes with the reservation. An unknown outcome is followed, and never shown as failed.
     if (e?.code === "PAYMENT_DECLINED") adopt((e.problem.reservation as Reservation | undefined) ?? reservation);
     else tell(wordsOf(error));
     if (e && e.status === 410) {
@@ -231,8 +232,8 @@ function again(): void {
 }
 
 /**
- * What the shopper has already: the kept attempt, else a live hold of another tab or of before the data was cleared. Who had one cannot press
- * before it is known what became of it, however long that takes: a second press would be a second bag.
+ * What the shopper has already: the kept attempt, else a live hold of another tab or from before the data was cleared.
+ * The button stays off until that is known, however long it takes: a second press would be a second bag.
  */
 async function comeBack(): Promise<void> {
   shop.busy = attempt !== null;
@@ -245,7 +246,7 @@ async function comeBack(): Promise<void> {
     adopt(found);
     void follow(found.id);
   } else if (attempt?.id) {
-    // It was there once: ask for it by name, and hear what became of it.
+    // It existed before: ask for it by its id.
     void follow(attempt.id);
   } else if (attempt) {
     // The press was sent and its answer never came. The same key says what it did.
@@ -304,7 +305,7 @@ function startSale(): void {
   find("#buy-more").addEventListener("click", again);
   document.addEventListener("visibilitychange", () => {
     // A page that nobody sees asks nothing; what it shows is looked up when it is seen again.
-    if (document.hidden) looking?.abort();
+    if (document.hidden) watching?.abort();
     else void watchSale();
   });
   setInterval(() => tick(shop), 250);

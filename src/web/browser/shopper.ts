@@ -1,4 +1,4 @@
-/** Who is shopping, and how they are told what went wrong. A shop's own login would answer the token. */
+/** The shopper's identity and the messages they see. In a real shop its own login would give the token. */
 import { FukubukuroError, makeClient } from "../../client/index.ts";
 import { formatMoney } from "../../domain/money.ts";
 import { SHOP_WORDS } from "../words.ts";
