@@ -44,6 +44,8 @@ export interface Stage {
 export async function setScene(helper: Running): Promise<Stage> {
   const op = operator(helper.url);
   const { ids, sales } = helper.service.ctx;
+  const docs = await (await fetch(`${helper.url}/docs`)).text();
+  const docsFile = /"(\/assets\/swagger-ui-bundle-[^"]+)"/.exec(docs)?.[1] ?? "/docs-name-no-bundle";
   const many = [{ sku: "bag", name: "Bag", unitPrice: 1_000, stock: 1_000_000 }];
   const sale = saleBodyOf({
     items: many,
@@ -149,7 +151,7 @@ export async function setScene(helper: Running): Promise<Stage> {
     kind("metrics", DEARER, [200], get("/metrics")),
     kind("the document", DEARER, [200], get("/openapi.json")),
     kind("docs", DEARER, [200], get("/docs")),
-    kind("a file of the docs", HEAVY, [200], get("/docs/swagger-ui-bundle.js")),
+    kind("a file of the docs", HEAVY, [200], get(docsFile)),
     kind("an asset that is not there", CHEAP, [404], (i) => ({ path: `/assets/no-${i}.js` })),
   ];
   const operators = [

@@ -80,7 +80,8 @@ export async function reconcileOnce(ctx: Context, { walk = false, asking = true 
   if (asking) await step(async () => ({ lookedUp: await lookUpOnce(ctx) }));
   await step(async () => ({ ordersRecorded: await recordCaptured(ctx, walk) }));
   for (const sale of await ctx.sales.all()) {
-    if (isOver(sale) && !walk) continue;
+    // A sale that stands waits for a person, and holds up no other.
+    if (sale.stoppedWhy !== null || (isOver(sale) && !walk)) continue;
     await step(async () => ({ holdsFollowed: await followPaying(ctx, sale) }));
     await step(async () => {
       await pushSettings(ctx, sale);
