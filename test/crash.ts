@@ -284,7 +284,7 @@ async function shopperOf3ds(url: () => string, saleId: string): Promise<void> {
  * at last against one that lives; waits until nothing is under way, and answers what is wrong. Throws when a label is
  * not hit: a run without its fault is void.
  */
-export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]> {
+async function crashOnce(lane: Lane, crashes: string[]): Promise<string[]> {
   const { world } = lane;
   const sale = saleBodyOf({
     holdMs: HOLD_MS * crashes.length,
@@ -324,6 +324,20 @@ export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]>
     return faults;
   } finally {
     await healer.close();
+  }
+}
+
+const TRIES_MAX = 3;
+
+/**
+ * `crashOnce`, and once more where the run was void: on a busy machine holds run out before their shoppers come
+ * through, and that says nothing of the crash. A run that shows a fault is never repeated.
+ */
+export async function crashRun(lane: Lane, crashes: string[]): Promise<string[]> {
+  for (let tries = 1; ; tries++) {
+    const faults = await crashOnce(lane, crashes).catch((error) => [String(error)]);
+    const isVoid = faults.length > 0 && faults.every((fault) => fault.includes("the run is void"));
+    if (!isVoid || tries === TRIES_MAX) return faults;
   }
 }
 

@@ -27,7 +27,7 @@ async function runAll(queue: string[][]): Promise<string[]> {
   await Promise.all(
     lanes.map(async (lane) => {
       for (let crashes = queue.shift(); crashes; crashes = queue.shift()) {
-        const faults = await crashRun(lane, crashes).catch((error) => [String(error).slice(0, 600)]);
+        const faults = await crashRun(lane, crashes);
         if (faults.length > 0) failed.push(`${crashes.join(" then ")}: ${faults.join("; ")}`);
         console.log(
           `${total - queue.length}/${total} ${crashes.join(" then ")} ${faults.length === 0 ? "ok" : `FAILED: ${faults.join("; ")}`}`,
