@@ -9,7 +9,8 @@ import { fileURLToPath } from "node:url";
 import { sql } from "drizzle-orm";
 import { PHASES } from "../src/crash-points.ts";
 import { makeReference } from "../src/domain/ids.ts";
-import { claimAtOnce, insertPayments } from "../src/payments/rows.ts";
+import { claimAtOnce } from "../src/payments/claim.ts";
+import { insertPayments } from "../src/payments/rows.ts";
 import { faultsOf } from "./books.ts";
 import {
   CONTACT,

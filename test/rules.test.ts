@@ -4,16 +4,9 @@ import postgres from "postgres";
 import { describe, expect, it } from "vitest";
 import { makeReference } from "../src/domain/ids.ts";
 import type { Gateway } from "../src/gateways/port.ts";
-import { settlePayment } from "../src/payments/outcomes.ts";
-import {
-  cancelQueued,
-  claimForSending,
-  claimLate,
-  findPayment,
-  insertPayments,
-  takeOver,
-  writeTombstone,
-} from "../src/payments/rows.ts";
+import { claimForSending, claimLate } from "../src/payments/claim.ts";
+import { cancelQueued, findPayment, insertPayments, takeOver, writeTombstone } from "../src/payments/rows.ts";
+import { settlePayment } from "../src/payments/settle.ts";
 import { rebuildSale } from "../src/recover/rebuild.ts";
 import { reconcileOnce } from "../src/recover/reconcile.ts";
 import { charge } from "../src/stages/charge.ts";

@@ -6,8 +6,8 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { UrgentUse } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import { settlePayment } from "../payments/outcomes.ts";
 import type { Payment } from "../payments/rows.ts";
+import { settlePayment } from "../payments/settle.ts";
 import { actionLookMs, askGateway } from "../stages/charge.ts";
 
 const PERMIT_WAIT_MS = 1_500;

@@ -8,16 +8,9 @@ import type { Context } from "../context.ts";
 import { around } from "../crash-points.ts";
 import type { Gate, Permit } from "../gateways/gate.ts";
 import type { Gateway, GatewayAnswer } from "../gateways/port.ts";
-import { ACTION_LOOK_UP_MS, settlePayment } from "../payments/outcomes.ts";
-import {
-  cancelQueued,
-  claimAtOnce,
-  claimForSending,
-  findPayment,
-  NO_UNITS,
-  type Payment,
-  UNUSABLE,
-} from "../payments/rows.ts";
+import { claimAtOnce, claimForSending } from "../payments/claim.ts";
+import { cancelQueued, findPayment, NO_UNITS, type Payment, UNUSABLE } from "../payments/rows.ts";
+import { ACTION_LOOK_UP_MS, settlePayment } from "../payments/settle.ts";
 import { withoutGuilty } from "../stores/coalesce.ts";
 import { CHANGES_CHANNEL } from "../stores/keys.ts";
 import { storable } from "../stores/refused.ts";

@@ -149,7 +149,7 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "rule I: a claim under an old epoch",
-    "src/payments/rows.ts",
+    "src/payments/claim.ts",
     "return row?.epoch === epoch && row.stoppedWhy === null;",
     "return row !== undefined;",
     "recover",
@@ -276,7 +276,7 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "a claim without its guard",
-    "src/payments/rows.ts",
+    "src/payments/claim.ts",
     "<= ${".concat("items.granted}`"),
     ">= 0`",
     "recover",
@@ -284,7 +284,7 @@ export const DEFECTS: Defect[] = [
   ),
   one(
     "the fence is not looked at",
-    "src/payments/outcomes.ts",
+    "src/payments/settle.ts",
     "eq(payments.fence, asked.fence), inArray",
     "inArray",
     "recover",

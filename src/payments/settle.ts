@@ -5,7 +5,8 @@ import { PAYMENT_OPEN, type PaymentState, paymentStatesBefore } from "../domain/
 import type { GatewayAnswer } from "../gateways/port.ts";
 import type { Db, Tx } from "../stores/postgres.ts";
 import { payments } from "../stores/schema.ts";
-import { CAPTURED_LATE, findPayment, inMs, type Payment, unclaimUnits } from "./rows.ts";
+import { unclaimUnits } from "./claim.ts";
+import { CAPTURED_LATE, findPayment, inMs, type Payment } from "./rows.ts";
 
 const LOOK_UP_MS = 1_000;
 const LOOK_UP_MS_MAX = 30_000;
