@@ -398,7 +398,8 @@ export async function playThrough(
       faults.push(`only ${told.confirmed.size} shoppers were told confirmed: the run is void`);
     return faults;
   } catch (error) {
-    throw new Error(`${error}\n${lived.output().slice(-3000)}`);
+    const stopped = lived.output().match(/"msg":"[^"]*was Postgres restored[^"]*"/g) ?? [];
+    throw new Error(`${error}\n${[...new Set(stopped)].join("\n")}\n${lived.output().slice(-3000)}`);
   } finally {
     lived.kill();
     await lived.ended;

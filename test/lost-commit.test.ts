@@ -25,8 +25,8 @@ const TRANSACTIONS: Record<string, RegExp> = {
   "late.claim":
     /^update "payments" set [^;]*"attention" = \$\d+[^;]*; update "items" set "claimed" = "items"."claimed" \+/,
   "late.refund": /^update "payments" set .*"late"/,
-  "topup.row": /^insert into "stock_moves".*; update "items" set "granted"/,
-  "topup.done": /^update "stock_moves" set "state"/,
+  "top-up.row": /^insert into "stock_moves".*; update "items" set "granted"/,
+  "top-up.done": /^update "stock_moves" set "state"/,
   "sale.rows": /^insert into "sales".*; insert into "items"/,
   "patch.row": /^update "sales" set/,
   "rebuild.raise": /^update "epochs" set "epoch"/,

@@ -3,6 +3,7 @@
  * that forgets no charge.
  */
 import { eq } from "drizzle-orm";
+import postgres, { type Sql } from "postgres";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { PostgresOlder } from "../src/domain/errors.ts";
 import { startRedis } from "../src/local/redis.ts";
@@ -10,6 +11,7 @@ import { rebuildSale } from "../src/recover/rebuild.ts";
 import { recover } from "../src/recover/recover.ts";
 import { recordConfirmed } from "../src/stages/persist.ts";
 import { epochs, orders } from "../src/stores/schema.ts";
+import { connectionCheck } from "../src/stores/stop-selling.ts";
 import { makeRestoreWorld, type RestoreWorld } from "./restored.ts";
 import { call, inParallel, operator, type Running, saleBodyOf, shopper, until } from "./support.ts";
 
@@ -279,5 +281,25 @@ describe("no false alarm", () => {
     const [row] = await ctx().db.select().from(epochs).where(eq(epochs.saleId, saleId));
     expect(row?.stoppedWhy).toBeNull();
     expect(told.length).toBe(20);
+  });
+
+  it("when the beat goes on while a new connection is asked for it", async () => {
+    const saleId = await makeSale();
+    const sql = postgres(world.databaseUrl, { max: 1 });
+    try {
+      await until("a beat", async () => (await sql`select beat from beats`).length > 0);
+      const [row] = await sql<{ beat: string }[]>`select beat from beats`;
+      const seen = { beat: Number(row?.beat) };
+      const answered = async (...asked: Parameters<typeof sql>) => {
+        const rows = await sql(...asked);
+        seen.beat++; // by another connection, before this answer is looked at
+        return rows;
+      };
+      await connectionCheck(seen)(answered as unknown as Sql);
+    } finally {
+      await sql.end();
+    }
+    const [epoch] = await ctx().db.select().from(epochs).where(eq(epochs.saleId, saleId));
+    expect(epoch?.stoppedWhy).toBeNull();
   });
 });

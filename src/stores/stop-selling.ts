@@ -29,11 +29,13 @@ export const olderBeat = (has: number, seen: number) =>
 /** For the pool: a new connection that leads to an older copy has every sale stopped there before anyone may use it. */
 export function connectionCheck(seen: BeatSeen) {
   return async (connection: Sql): Promise<void> => {
-    if (seen.beat === 0) return;
+    // What was seen before it was asked: the beat goes on while the answer is on its way.
+    const before = seen.beat;
+    if (before === 0) return;
     const [row] = await connection<{ beat: string }[]>`select beat from beats where id = ${BEAT_ID}`;
     const has = Number(row?.beat ?? 0);
-    if (has < seen.beat)
-      await connection`update epochs set stopped_why = ${olderBeat(has, seen.beat)} where stopped_why is null`;
+    if (has < before)
+      await connection`update epochs set stopped_why = ${olderBeat(has, before)} where stopped_why is null`;
   };
 }
 
