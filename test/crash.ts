@@ -50,7 +50,7 @@ const QUICK = {
   MAIL_RATE_PER_S: "1000",
   CUSTOMER_RATE_PER_S: "100000",
 };
-const HOLD_MS = 1_500;
+const HOLD_MS = 2_200;
 const HIT_MS_MAX = 25_000;
 const HEAL_MS_MAX = 40_000;
 /** A mail that was taken from the outbox by somebody who never heard of it waits for its lease of 30 s, also twice. */

@@ -42,7 +42,7 @@ const ALSO: Record<string, RegExp> = {
 const ELSEWHERE =
   /\.(redis|pin|line|forget|fence|install|take|give)$|^(gateway|mail|gate)\.|^cod\.line$|^late\.pin$|^reconcile\.line$/;
 
-const LANES = 2;
+const LANES = 3;
 let lanes: Lane[];
 beforeAll(async () => {
   lanes = await Promise.all(Array.from({ length: LANES }, openLane));

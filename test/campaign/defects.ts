@@ -387,6 +387,14 @@ export const DEFECTS: Defect[] = [
     "late money",
   ),
   one(
+    "rule Y: an older Postgres is told by a beat that was seen after the question",
+    "src/stores/stop-selling.ts",
+    "if (has < before)",
+    "if (has < seen.beat)",
+    "restored",
+    "beat goes on",
+  ),
+  one(
     "rule Y: the position of the journal is not compared",
     "src/recover/restored.ts",
     "if (Number(r.seq) < seen)",
