@@ -387,7 +387,7 @@ export const DEFECTS: Defect[] = [
     "late money",
   ),
   one(
-    "rule Y: an older Postgres is told by a beat that was seen after the question",
+    "a beat that goes on while a connection is asked for it stops a sale that is whole",
     "src/stores/stop-selling.ts",
     "if (has < before)",
     "if (has < seen.beat)",
