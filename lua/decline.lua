@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- decline: paying -> held, with at least graceMs left to try again; or -> released when there is no unit to sell.
+-- Without a grace the hold has the time that it had when it was pinned: its clock stood meanwhile.
 -- Guarantee: only the payment the hold is bound to can end its paying (rule C).
 -- KEYS  the sale's eight (prelude)
--- ARGV  1-3 (prelude); then for each request: key, reference, graceMs, to ('h' held, 'r' released)
+-- ARGV  1-3 (prelude); then for each request: key, reference, graceMs (0 = none), to ('h' held, 'r' released)
 -- Per request:
 --   HELD|hold             held, now or before, after this reference
 --   RELEASED|hold         released, now or before
@@ -24,7 +25,10 @@ local function decline(key, ref, grace_ms, to)
     return 'RELEASED|' .. hold_pack(h)
   end
   h.state = 'h'
-  h.deadline = math.max(h.deadline, sale.clock + digits(grace_ms, 'graceMs'))
+  local grace = digits(grace_ms, 'graceMs')
+  local since = grace == 0 and tonumber(redis.call('ZSCORE', KEYS[6], key) or nil)
+  if since then h.deadline = h.deadline + math.max(0, sale.now - since) end
+  h.deadline = math.max(h.deadline, sale.clock + grace)
   record(sale, key, h)
   return 'HELD|' .. hold_pack(h)
 end

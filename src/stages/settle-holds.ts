@@ -11,8 +11,8 @@ import { leavesHold, NO_UNITS, NOT_WRITTEN, type PaymentOutcome, UNUSABLE } from
 type Needs = Pick<Context, "config" | "log" | "metrics" | "sales" | "scripts">;
 
 /**
- * Nobody was asked for money: the hold goes on with the time it had, or whoever sends what cannot be stored would keep
- * it for ever.
+ * Nobody was asked for money: the hold goes on with the time it had when it was pinned. A grace would let whoever sends
+ * what cannot be stored keep it for ever; less would let a shopper lose a bag because a process of ours ended.
  */
 const earnsNoGrace = (p: PaymentOutcome) => p.declineCode === NOT_WRITTEN || p.declineCode === UNUSABLE;
 
