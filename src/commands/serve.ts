@@ -60,7 +60,7 @@ export async function serve(): Promise<void> {
     const config = stack?.config ?? given;
     const at = await startService(config, stack, log, started);
     if (started.stopping) return await started.stop();
-    if (local) tellLocal(config, at, Date.now() - began);
+    if (local) tellLocal(config, at, given.dataDir, Date.now() - began);
     else log.info({ at, role: config.role, processes: config.processes }, "ready");
   } catch (error) {
     await started.stop();
@@ -100,7 +100,7 @@ function startServer(service: Service, config: Config, stack: Local | null, log:
   return startApiProcesses(config, service.ctx.metrics, log, stack?.mailbox?.folder);
 }
 
-function tellLocal(config: Config, at: string | null, tookMs: number): void {
+function tellLocal(config: Config, at: string | null, dataDir: string, tookMs: number): void {
   say(
     [
       `\nReady in ${(tookMs / 1000).toFixed(1)} s.\n`,
@@ -111,7 +111,7 @@ function tellLocal(config: Config, at: string | null, tookMs: number): void {
       `  Gateway       ${config.sandboxGatewayUrl ?? "none"} (sandbox)`,
       `  Admin token   ${config.adminTokens?.[0]}`,
       `  A shopper     npm run --silent fukubukuro -- token --customer c1\n`,
-      `Data is kept under ${config.dataDir}. Ctrl-C stops everything.`,
+      `Data is kept under ${dataDir}. Ctrl-C stops everything.`,
     ].join("\n"),
   );
 }
