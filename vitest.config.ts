@@ -2,7 +2,20 @@ import { defineConfig } from "vitest/config";
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /** The longest files begin first, so that none is left to run alone at the end. */
-const LONGEST = ["crash.test.ts", "shop.browser.test.ts", "pages.browser.test.ts", "nemesis.test.ts", "local.test.ts"];
+const LONGEST = [
+  "crash.test.ts",
+  "pages.browser.test.ts",
+  "soak.test.ts",
+  "shop.browser.test.ts",
+  "lost-commit.test.ts",
+  "local.test.ts",
+  "restored.test.ts",
+  "nemesis.test.ts",
+  "contract.test.ts",
+  "recover.test.ts",
+  "sale.test.ts",
+  "docs.test.ts",
+];
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = (f: TestSpecification) => {
